@@ -1,0 +1,13 @@
+"""Tests run stricter than users do: strict dtype promotion, key reuse checked, warnings errors."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_debug_key_reuse", True)
+
+
+@pytest.fixture
+def key():
+    """One random key, the same for every test."""
+    return jax.random.key(0)
