@@ -1,0 +1,31 @@
+"""Arrays as text and as shapes, for messages and tables."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+
+def is_array(x: Any) -> bool:
+    """Whether `x` is an array, or stands for one: it has a shape and a dtype."""
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def abstract(x: Any) -> Any:
+    """The shape and dtype of an array; anything else as it is."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype) if is_array(x) else x
+
+
+def describe(tree: Any) -> str:
+    """The arrays of a tree as text.
+
+    >>> describe((jax.ShapeDtypeStruct((8, 32), "float32"), "same"))
+    'float32[8,32]'
+    """
+    return ", ".join(_descriptions(tree))
+
+
+def _descriptions(tree: Any) -> Iterator[str]:
+    for x in jax.tree.leaves(tree):
+        if is_array(x):
+            yield f"{x.dtype}[{','.join(map(str, x.shape))}]"

@@ -1,0 +1,83 @@
+"""Convolutions over one, two or three spatial axes."""
+
+from collections.abc import Sequence
+
+import jax
+
+from funnet import initializers
+from funnet.checks import floating
+from funnet.layers.linear import KERNEL
+from funnet.ops.convolution import convolution
+from funnet.ops.window import Padding, pads, per_axis, spatial
+from funnet.scope import Initializer, Scope, layer
+
+
+@layer
+def conv(
+    p: Scope,
+    x: jax.Array,
+    features: int,
+    kernel_size: int | Sequence[int],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = "same",
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    bias: bool = True,
+    kernel_init: Initializer = KERNEL,
+) -> jax.Array:
+    """A convolution (cross-correlation, as everywhere in deep learning) over the spatial axes.
+
+    Args:
+        p: the layer's scope.
+        x: (N, *spatial, in) with 1, 2 or 3 spatial axes, of a floating dtype.
+        features: channels of the result.
+        kernel_size: size of the window, one int or one for each spatial axis.
+        stride: step of the window.
+        padding: `"same"` (output of size `ceil(size / stride)`), `"valid"` (none), an int for
+            every side, or one int or (before, after) pair for each spatial axis.
+        dilation: distance between the elements of the window.
+        groups: channels are split into so many groups that do not mix; `groups` equal to `in`
+            is a depthwise convolution.
+        bias: whether to add a bias, at first zero.
+        kernel_init: the kernel's initializer.
+
+    Returns:
+        (N, *spatial', features) of the dtype of `x`.
+
+    Parameters: `kernel` (*window, in / groups, features), `bias` (features,).
+
+    Raises:
+        TypeError: if `x` is not of a floating dtype.
+        ValueError: if axes, groups, padding or window do not fit `x`.
+
+    >>> import funnet as fn, jax.numpy as jnp
+    >>> fn.Model(fn.conv, features=16, kernel_size=3).shapes(jnp.ones((1, 8, 8, 3)))[0]["kernel"].shape
+    (3, 3, 3, 16)
+    """
+    floating("x", x)
+    axes = spatial(x, "conv")
+    window, steps, gaps = (
+        per_axis(name, value, axes)
+        for name, value in [("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation)]
+    )
+    channels = _grouped(x.shape[-1], features, groups)
+    kernel = p.param("kernel", (*window, channels, features), kernel_init).astype(x.dtype)
+    reach = [(w - 1) * d + 1 for w, d in zip(window, gaps, strict=True)]
+    around = pads(padding, x.shape[1:-1], reach, steps)
+    y = convolution(x, kernel, steps, around, gaps, groups)
+    return y + p.param("bias", (features,), initializers.zeros).astype(y.dtype) if bias else y
+
+
+def _grouped(channels: int, features: int, groups: int) -> int:
+    """Input channels a group.
+
+    Raises:
+        ValueError: if the groups do not divide both the input channels and the features.
+    """
+    if groups < 1 or channels % groups or features % groups:
+        raise ValueError(
+            f"groups must divide both channels of x and features, got groups={groups} "
+            f"for {channels} channels and features={features}"
+        )
+    return channels // groups

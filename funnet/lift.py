@@ -1,0 +1,93 @@
+"""The lifts: `repeat` compiles a block once and scans it over stacked parameters; `remat`
+rematerialises it. A lifted block is traced in a frame of its own, and whatever it collects
+(state, activations) leaves the trace as an output, so both carry state, keys and taps through.
+"""
+
+from collections.abc import Callable
+from typing import Any, Concatenate
+
+import jax
+import jax.numpy as jnp
+
+from funnet.describe import describe
+from funnet.scope import Scope, Settings
+from funnet.select import Turns
+
+Lifted = Callable[Concatenate[Scope, Settings], Any]
+
+
+def repeat(layer: Callable[Concatenate[Scope, Settings], Any], n: int) -> Lifted[Settings]:
+    """A layer applied `n` times over, its output the next turn's input; compiled once.
+
+    The parameters of the turns are stacked on a leading axis of length `n`; turn `i` draws the
+    numbers that a layer called `str(i)` would draw. All arguments but the first are the same at
+    every turn.
+
+    Args:
+        layer: a layer whose output has the shape and dtype of its first argument.
+        n: how many turns, at least 1.
+
+    Raises:
+        ValueError: if a turn's output differs from its input in shape or dtype.
+
+    >>> import funnet as fn
+    >>> @fn.layer
+    ... def deep(p, x):
+    ...     return fn.repeat(fn.dense, 12)(p["blocks"], x, 64)
+    >>> fn.Model(deep).shapes(jax.ShapeDtypeStruct((8, 64), "float32"))[0]["blocks"]["kernel"].shape
+    (12, 64, 64)
+    """
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"repeat needs a number of turns of at least 1, got n={n!r}")
+
+    def repeated(p: Scope, x: Any, *args: Any, **settings: Any) -> Any:
+        params, state, base, inside = p.block()
+
+        def turn(x: Any, given: tuple) -> tuple[Any, tuple]:
+            index, params, state = given
+            key = None if base is None else jax.random.fold_in(base, index)
+            q = inside(params, state, key, Turns(len(p.path), n, index))
+            y = layer(q, x, *args, **settings)
+            if describe(y) != describe(x):
+                raise ValueError(
+                    f"a repeated layer must give what it takes: {q.path} takes {describe(x)} "
+                    f"and gives {describe(y)}"
+                )
+            return y, (q.frame.updates, q.frame.activations)
+
+        if p.frame.building:
+            return turn(x, (jnp.int32(0), params, state))[0]
+        x, collected = jax.lax.scan(turn, x, (jnp.arange(n, dtype=jnp.int32), params, state), n)
+        p.absorb(*collected)
+        return x
+
+    return repeated
+
+
+def remat(layer: Callable[Concatenate[Scope, Settings], Any]) -> Lifted[Settings]:
+    """A layer whose activations are computed again in the backward pass instead of kept.
+
+    >>> import funnet as fn
+    >>> fn.remat(fn.dense).__name__
+    'rematerialised'
+    """
+
+    def rematerialised(p: Scope, *args: Any, **settings: Any) -> Any:
+        params, state, key, inside = p.block()
+        leaves, structure = jax.tree.flatten((args, settings))
+        arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+
+        def block(params: Any, state: Any, key: Any, arrays: dict[int, Any]) -> tuple[Any, tuple]:
+            args, settings = structure.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)])
+            q = inside(params, state, key)
+            return layer(q, *args, **settings), (q.frame.updates, q.frame.activations)
+
+        if p.frame.building:
+            return block(params, state, None, arrays)[0]
+        checkpointed = jax.checkpoint(block, prevent_cse=not p.frame.turns)
+        y, collected = checkpointed(params, state, key, arrays)
+        p.absorb(*collected)
+        return y
+
+    return rematerialised
+

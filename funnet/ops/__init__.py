@@ -1,0 +1,1 @@
+"""Array functions tuned per platform, the plain form beside each; layers call them."""

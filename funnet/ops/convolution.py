@@ -1,0 +1,172 @@
+"""Convolution whose gradients stay fast wherever the program puts them.
+
+XLA:CPU sends a convolution to its library only in canonical layout, and brings the two gradients
+of a convolution into that layout only at the top of a program: inside a `lax.scan` they miss it and
+run up to 85 times slower. Here both gradients are written out as forward convolutions in canonical
+layout, chosen when lowering for the CPU; other platforms get the plain form.
+
+The rule is a `custom_jvp` whose tangent is the linear transpose of the gradient we want, so reverse
+mode transposes it once more and lands on exactly that gradient, and forward mode, Hessians, `vmap`
+and `checkpoint` keep working.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from funnet.ops.matmul import matmul
+
+Pads = tuple[tuple[int, int], ...]
+LETTERS = ("", "W", "HW", "DHW")
+FEW_CHANNELS = 4  # up to here the kernel's gradient is fastest as columns times a matrix
+
+
+def plain_convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: tuple[int, ...],
+    pads: Pads,
+    dilation: tuple[int, ...],
+    groups: int = 1,
+) -> jax.Array:
+    """`x` (N, *spatial, in) with `kernel` (*window, in / groups, out), as XLA has it."""
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        stride,
+        pads,
+        rhs_dilation=dilation,
+        dimension_numbers=_layout(x.ndim - 2),
+        feature_group_count=groups,
+    )
+
+
+def convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: tuple[int, ...],
+    pads: Pads,
+    dilation: tuple[int, ...],
+    groups: int = 1,
+) -> jax.Array:
+    """As `plain_convolution`, with gradients that are fast on the CPU too."""
+    if groups != 1:
+        return plain_convolution(x, kernel, stride, pads, dilation, groups)
+    if set(kernel.shape[:-2]) == {1} and not any(map(any, pads)):
+        x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *stride, 1))
+        return matmul(x, kernel.reshape(kernel.shape[-2:]))
+    return _convolution(x, kernel, stride, pads, dilation)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _convolution(x: jax.Array, kernel: jax.Array, stride: Any, pads: Any, dilation: Any):
+    return plain_convolution(x, kernel, stride, pads, dilation)
+
+
+@functools.partial(_convolution.defjvp, symbolic_zeros=True)
+def _convolution_jvp(stride: Any, pads: Any, dilation: Any, primals: Any, tangents: Any):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = _convolution(x, kernel, stride, pads, dilation)
+    parts = []
+    if not isinstance(dx, SymbolicZero):
+        back = functools.partial(_input_gradient, kernel, x.shape, stride, pads, dilation)
+        parts.append(_transposed(back, y, dx))
+    if not isinstance(dkernel, SymbolicZero):
+        back = functools.partial(_kernel_gradient, x, kernel.shape, stride, pads, dilation)
+        parts.append(_transposed(back, y, dkernel))
+    return y, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(y)
+
+
+def _transposed(gradient: Callable, y: jax.Array, tangent: jax.Array) -> jax.Array:
+    return jax.linear_transpose(gradient, jax.ShapeDtypeStruct(y.shape, y.dtype))(tangent)[0]
+
+
+def _on_cpu(tuned: Callable, plain: Callable, gradient: jax.Array) -> jax.Array:
+    return lax.platform_dependent(gradient, cpu=tuned, default=plain)
+
+
+def _input_gradient(kernel: Any, shape: Any, stride: Any, pads: Any, dilation: Any, g: jax.Array):
+    """The gradient for `x`: the output's gradient, dilated by the stride, with the kernel flipped."""
+    axes = len(shape) - 2
+
+    def tuned(g: jax.Array) -> jax.Array:
+        flipped = jnp.flip(kernel, range(axes)).swapaxes(-1, -2)
+        around = [
+            _around((k - 1) * d - before, size + (k - 1) * d - (out - 1) * s - 1)
+            for k, d, s, size, out, (before, _) in zip(
+                kernel.shape, dilation, stride, shape[1:-1], g.shape[1:-1], pads, strict=False
+            )
+        ]
+        return lax.conv_general_dilated(
+            g, flipped, (1,) * axes, around, stride, dilation, _layout(axes)
+        )
+
+    def plain(g: jax.Array) -> jax.Array:
+        forward = lambda x: plain_convolution(x, kernel, stride, pads, dilation)  # noqa: E731
+        return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
+
+    return _on_cpu(tuned, plain, g)
+
+
+def _kernel_gradient(x: Any, shape: Any, stride: Any, pads: Any, dilation: Any, g: jax.Array):
+    """The gradient for the kernel: `x` with the output's gradient as the window, batch as channel."""
+    axes = len(shape) - 2
+
+    def as_convolution(g: jax.Array) -> jax.Array:
+        around = [
+            _around(before, (k - 1) * d + (out - 1) * s + 1 - size)
+            for k, d, s, size, out, (before, _) in zip(
+                shape, dilation, stride, x.shape[1:-1], g.shape[1:-1], pads, strict=False
+            )
+        ]
+        flat = lax.conv_general_dilated(
+            x.swapaxes(0, -1),
+            jnp.moveaxis(g, 0, -2),
+            dilation,
+            around,
+            rhs_dilation=stride,
+            dimension_numbers=_layout(axes),
+        )
+        return jnp.moveaxis(flat, 0, -2)
+
+    def as_columns(g: jax.Array) -> jax.Array:
+        columns = _columns(x, shape[:-2], stride, pads, dilation, g.shape[1:-1])
+        flat = columns.reshape(-1, columns.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+        return flat.reshape(shape)
+
+    def plain(g: jax.Array) -> jax.Array:
+        forward = lambda w: plain_convolution(x, w, stride, pads, dilation)  # noqa: E731
+        return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
+
+    tuned = as_columns if x.shape[-1] <= FEW_CHANNELS else as_convolution
+    return _on_cpu(tuned, plain, g)
+
+
+def _columns(x: Any, window: Any, stride: Any, pads: Any, dilation: Any, out: Any) -> jax.Array:
+    """Each output position's window, laid out flat: (N, *out, window · in)."""
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    offsets = itertools.product(*map(range, window))
+    return jnp.concatenate([_strided(x, o, stride, dilation, out) for o in offsets], axis=-1)
+
+
+def _strided(x: Any, offset: Any, stride: Any, dilation: Any, out: Any) -> jax.Array:
+    starts = [o * d for o, d in zip(offset, dilation, strict=True)]
+    limits = [a + (n - 1) * s + 1 for a, n, s in zip(starts, out, stride, strict=True)]
+    ends = (x.shape[0], *limits, x.shape[-1])
+    return lax.slice(x, (0, *starts, 0), ends, (1, *stride, 1))
+
+
+def _around(before: int, whole: int) -> tuple[int, int]:
+    """Padding of `whole` in all, `before` of it in front; negative padding crops."""
+    return before, whole - before
+
+
+def _layout(axes: int) -> tuple[str, str, str]:
+    letters = LETTERS[axes]
+    return f"N{letters}C", f"{letters}IO", f"N{letters}C"

@@ -1,0 +1,327 @@
+"""The scope: the place in the parameter tree where a layer lives.
+
+A layer is a function whose first argument is a `Scope`. Through it the layer asks for parameters,
+state and keys by name; its children's scopes are `p["name"]`. All scopes of one call share a
+`Frame`, which holds what came in and collects what goes out: state, taps, and, while a model is
+being initialised, a record of everything asked for. Nothing here is global, so a call may be
+jitted, differentiated and mapped like any other function.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import get_opaque_trace_state
+from jax.typing import ArrayLike, DTypeLike
+
+from funnet.describe import abstract, describe
+from funnet.keys import named_key
+from funnet.select import Path, Turns, picks, replaced
+
+Initializer = Callable[..., jax.Array]
+Settings = ParamSpec("Settings")
+Result = TypeVar("Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A parameter or variable as it was asked for: enough to draw it."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    init: Initializer
+    turns: tuple[Turns, ...] = ()
+
+    @property
+    def stored(self) -> jax.ShapeDtypeStruct:
+        """Its place in the tree: repeated blocks are stacked on leading axes."""
+        return jax.ShapeDtypeStruct((*(t.count for t in self.turns), *self.shape), self.dtype)
+
+
+@dataclasses.dataclass
+class Place:
+    """A layer that was called: a row of a summary, and a place for taps."""
+
+    path: Path
+    layer: str
+    turns: tuple[Turns, ...]
+    output: Any = None
+
+
+@dataclasses.dataclass
+class Frame:
+    """What all scopes of one call share. A repeated or rematerialised block has its own."""
+
+    key: jax.Array | None = None
+    train: bool = False
+    building: bool = False  # initialising: collect records, compute nothing
+    taps: tuple[str, ...] = ()
+    patches: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+    turns: tuple[Turns, ...] = ()
+    place: Path = ()  # of the layer now running
+    trace: Any = dataclasses.field(default_factory=get_opaque_trace_state)
+    params: dict[Path, Record] = dataclasses.field(default_factory=dict)
+    state: dict[Path, Record] = dataclasses.field(default_factory=dict)
+    places: dict[Path, Place] = dataclasses.field(default_factory=dict)
+    updates: dict[Path, Any] = dataclasses.field(default_factory=dict)
+    activations: dict[Path, list] = dataclasses.field(default_factory=dict)
+    drawn: Counter = dataclasses.field(default_factory=Counter)
+
+    def inside(self, key: jax.Array | None, *turns: Turns) -> "Frame":
+        """The frame of a block traced on its own: it sees the same, and collects for itself."""
+        fresh = {"updates": {}, "activations": {}, "drawn": Counter()}
+        trace = get_opaque_trace_state()
+        return dataclasses.replace(self, key=key, turns=self.turns + turns, trace=trace, **fresh)
+
+
+class Scope:
+    """A place in the trees of parameters and state; a layer's first argument."""
+
+    def __init__(self, frame: Frame, path: Path, params: Any, state: Any, *, reusable=False):
+        self.frame, self.path, self.reusable = frame, path, reusable
+        self._params, self._state = params, state
+        self._names: dict[str, Any] = {}
+        self.layer, self.given = "", ""  # the layer that lives here, and what it was given
+
+    def __repr__(self) -> str:
+        return f"Scope({'.'.join(self.path)!r})"
+
+    @property
+    def train(self) -> bool:
+        """Whether this call trains."""
+        return self.frame.train
+
+    def __getitem__(self, name: str) -> "Scope":
+        """The child scope called `name`; each name may be used once."""
+        self._claim(name, f'p.shared("{name}")')
+        return self._child(name, reusable=self.reusable)
+
+    def shared(self, name: str) -> "Scope":
+        """A child scope that may be used any number of times, for weights that are tied."""
+        if self._names.setdefault(name, "shared") != "shared":
+            raise ValueError(f"{self._where(name)} is already used as a scope of its own")
+        return self._child(name, reusable=True)
+
+    def param(
+        self, name: str, shape: tuple[int, ...], init: Initializer, dtype: DTypeLike = jnp.float32
+    ) -> jax.Array:
+        """The parameter called `name`, or, while initialising, a stand-in of its shape.
+
+        Raises:
+            ValueError: if it is missing, or stored with another shape than the call needs.
+        """
+        self._claim(name, "one call of the layer per scope, or p.shared for weights that are tied")
+        record = Record((*self.path, name), tuple(shape), np.dtype(dtype), init, self.frame.turns)
+        if self.frame.building:
+            return self._record(self.frame.params, record)
+        return self._stored(self._params, record, "parameter")
+
+    def variable(
+        self, name: str, shape: tuple[int, ...], init: Initializer, dtype: DTypeLike = jnp.float32
+    ) -> jax.Array:
+        """The present value of the state called `name`; `update` sets the next."""
+        self._claim(name, "one call of the layer per scope, or p.shared")
+        self._stay_home("keeps state")
+        path = (*self.path, name)
+        record = Record(path, tuple(shape), np.dtype(dtype), init, self.frame.turns)
+        if self.frame.building:
+            return self._record(self.frame.state, record)
+        if self._state is None:
+            raise ValueError(
+                f"{self._who()} keeps state ({self._where(name)}), and none was given: "
+                "call model.apply(params, state, x), which returns (output, state)"
+            )
+        if path in self.frame.updates:
+            return self.frame.updates[path]
+        return self._stored(self._state, record, "variable")
+
+    def update(self, name: str, value: ArrayLike) -> None:
+        """Sets the next value of the state called `name`, kept in the dtype it has."""
+        self._stay_home("updates state")
+        records = self.frame.state
+        path, new = (*self.path, name), jnp.asarray(value)
+        old = records.get(path) if self.frame.building else (self._state or {}).get(name)
+        if old is None or new.shape != old.shape:
+            has = "is not a variable of this layer" if old is None else f"has shape {old.shape}"
+            raise ValueError(f"{self._where(name)} {has}; the update's shape is {new.shape}")
+        if not self.frame.building:
+            self.frame.updates[path] = new.astype(old.dtype)
+
+    def key(self) -> jax.Array:
+        """A PRNG key of this path's own, another at each call.
+
+        Raises:
+            ValueError: if the model was called without a key.
+        """
+        self._stay_home("draws random numbers")
+        if self.frame.building:
+            return jax.random.key(0)
+        if self.frame.key is None:
+            raise ValueError(
+                f"{self._who()} draws random numbers, and no key was given: "
+                "pass key=jax.random.key(0) to model.apply (or call it with train=False)"
+            )
+        count = self.frame.drawn[self.path]
+        self.frame.drawn[self.path] += 1
+        return named_key(self.frame.key, ".".join((*self.path, f"#{count}")))
+
+    def block(self) -> tuple[Any, Any, jax.Array | None, Callable[..., "Scope"]]:
+        """For lifts: the trees and the key of this place, and a function of them (and of the turn)
+        that opens it anew, in a frame of its own, where the lifted block is traced."""
+        self._claim("*", "p.shared")
+        home, path, frame = self.at_home, self.path, self.frame
+        latest = {at: v for at, v in frame.updates.items() if at[: len(path)] == path}
+        state = replaced(self._state, latest, len(path))
+        key = None if frame.key is None else named_key(frame.key, ".".join(path))
+
+        def inside(params: Any, state: Any, key: jax.Array | None, *turns: Turns) -> Scope:
+            inner = frame.inside(key, *turns)
+            inner.trace = inner.trace if home else None  # in a loop of the caller's none is at home
+            return Scope(inner, path, params, state, reusable=self.reusable)
+
+        return self._params, state, key, inside
+
+    def absorb(self, updates: dict[Path, Any], activations: dict[Path, list]) -> None:
+        """Takes over what the frame of a lifted block has collected."""
+        if updates or activations:
+            self._stay_home("collects state or activations")
+        self.frame.updates.update(updates)
+        for path, values in activations.items():
+            self.frame.activations.setdefault(path, []).extend(values)
+
+    @property
+    def at_home(self) -> bool:
+        """Whether this code is traced where its frame was, and not in a loop of the caller's."""
+        return get_opaque_trace_state() == self.frame.trace
+
+    def _child(self, name: str, reusable: bool) -> "Scope":
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(f"a name is a string without a dot, got {name!r} in {self._where()}")
+        params = self._params.get(name, {}) if isinstance(self._params, Mapping) else {}
+        state = None if self._state is None else self._state.get(name, {})
+        return Scope(self.frame, (*self.path, name), params, state, reusable=reusable)
+
+    def _claim(self, name: str, instead: str) -> None:
+        """Refuses a second use of a name, but for JAX tracing the body of a loop again."""
+        caller = sys._getframe(2)
+        use = (get_opaque_trace_state(), caller.f_code, caller.f_lasti)
+        first = self._names.setdefault(name, use)
+        if first is use or self.reusable:
+            return
+        again = not self.at_home and first[1:] == use[1:] and first[0] != use[0]
+        if first == "shared" or not again:
+            raise ValueError(
+                f"the name {self._where(name)} is used twice, so two layers would silently share "
+                f"its parameters: give each a name of its own, or say that they share: {instead}"
+            )
+
+    def _record(self, records: dict[Path, Record], record: Record) -> jax.Array:
+        known = records.setdefault(record.path, record)
+        if known.shape != record.shape:
+            raise ValueError(
+                f"{'.'.join(record.path)} is shared by calls that need different shapes: "
+                f"{known.shape} and {record.shape}, given {self.given}"
+            )
+        return jnp.zeros(record.shape, record.dtype)
+
+    def _stored(self, tree: Any, record: Record, kind: str) -> Any:
+        name, need = record.path[-1], f"{record.dtype}{list(record.shape)}"
+        if not isinstance(tree, Mapping) or name not in tree:
+            has = ", ".join(tree) if isinstance(tree, Mapping) and tree else "nothing"
+            raise ValueError(
+                f"there is no {kind} {self._where(name)}, and {self._who()} needs {need}; "
+                f"stored beside it: {has}. Make the trees with params, state = model.init(key, x)"
+            )
+        value = tree[name]
+        if getattr(value, "shape", None) != record.shape:
+            has = getattr(value, "shape", type(value).__name__)
+            raise ValueError(
+                f"the {kind} {self._where(name)} is stored with shape {has}, and {self._who()} "
+                f"needs {record.shape} for its input {self.given}: give it inputs of the width "
+                "the model was initialised with, or initialise it anew with model.init"
+            )
+        return value
+
+    def _stay_home(self, does: str) -> None:
+        if not self.at_home:
+            raise ValueError(
+                f"{self._who()} {does} inside a scan, vmap, cond, grad or jit of your own, which "
+                "it could not leave: repeat a layer with fn.repeat(layer, n), rematerialise it "
+                "with fn.remat(layer), and transform model.apply as a whole"
+            )
+
+    def _where(self, name: str = "") -> str:
+        return repr(".".join((*self.path, name) if name else self.path) or "the top")
+
+    def _who(self) -> str:
+        return f"{self.layer or 'the layer'} at {self._where()}"
+
+
+def layer(
+    function: Callable[Concatenate[Scope, Settings], Result],
+) -> Callable[Concatenate[Scope, Settings], Result]:
+    """Gives a function its place: a named scope, a note on errors, a tap and a summary row.
+
+    The function's first argument is a `Scope`; the rest are arrays and settings. A layer that
+    hands its own scope on to another one is one place with it, under the outer name.
+
+    >>> import funnet as fn
+    >>> @fn.layer
+    ... def mlp(p, x, width, classes):
+    ...     return fn.dense(p["out"], fn.relu(fn.dense(p["hidden"], x, width)), classes)
+    >>> fn.Model(mlp, width=32, classes=10)
+    Model(mlp, width=32, classes=10)
+    """
+
+    @functools.wraps(function)
+    def call(p: Scope, /, *args: Any, **settings: Any) -> Result:
+        if not isinstance(p, Scope):
+            raise TypeError(
+                f"{function.__name__} is a layer: its first argument is a scope, not "
+                f'{describe([p]) or type(p).__name__}. Write {function.__name__}(p["name"], ...) '
+                f"inside a layer, or fn.Model({function.__name__}, ...) at the top"
+            )
+        if p.layer:
+            return function(p, *args, **settings)
+        return _placed(function, p, args, settings)
+
+    return cast(Callable[Concatenate[Scope, Settings], Result], call)
+
+
+def _placed(function: Callable, p: Scope, args: tuple, settings: dict) -> Any:
+    frame, name, outer = p.frame, function.__name__, p.frame.place
+    p.layer, p.given, frame.place = name, describe((args, settings)), p.path
+    place = frame.places.setdefault(p.path, Place(p.path, name, frame.turns))
+    try:
+        with jax.named_scope(".".join(p.path[len(outer) :]) or name):
+            output = _patched(p, function(p, *args, **settings))
+    except Exception as error:
+        error.add_note(f"in {'.'.join(p.path) or 'the top'} ({name}), given {p.given}")
+        raise
+    finally:
+        p.layer, frame.place = "", outer
+    place.output = jax.tree.map(abstract, output) if frame.building else None
+    if any(picks(tap, p.path, frame.turns) is not None for tap in frame.taps):
+        p._stay_home(f"({name}) is tapped")
+        frame.activations.setdefault(p.path, []).append(output)
+    return output
+
+
+def _patched(p: Scope, output: Any) -> Any:
+    """The output with the patches of this place applied, in a repeat to the turns they name."""
+    for pattern, patch in p.frame.patches.items():
+        indices = picks(pattern, p.path, p.frame.turns)
+        if indices == () or (indices is not None and p.frame.building):
+            output = patch(output)
+        elif indices is not None:
+            turns = zip(p.frame.turns, indices, strict=True)
+            now = functools.reduce(jnp.logical_and, [turn.index == i for turn, i in turns])
+            output = jax.tree.map(functools.partial(jnp.where, now), patch(output), output)
+    return output

@@ -1,0 +1,186 @@
+"""Initializers: moments and bounds by formula and by PyTorch's own, orthogonality, refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from funnet import initializers
+
+DENSE = (300, 200)
+CONV = (3, 3, 40, 80)  # of two groups: 80 channels in
+SLOPE = 5**0.5
+
+
+def fans(shape):
+    window = int(np.prod(shape[:-2]))
+    return window * shape[-2], window * shape[-1]
+
+
+def kaiming(mode, gain):
+    return lambda shape: gain / np.sqrt(fans(shape)[mode == "fan_out"])
+
+
+def xavier(gain):
+    return lambda shape: gain * np.sqrt(2 / sum(fans(shape)))
+
+
+# Each with the standard deviation it should have and its distribution at deviation 1.
+TRUNCATED = scipy.stats.truncnorm(-2, 2)
+UNIFORM, NORMAL = scipy.stats.uniform(-(3**0.5), 2 * 3**0.5), scipy.stats.norm()
+DRAWN = {
+    "xavier_uniform": (initializers.xavier_uniform(), xavier(1.0), UNIFORM),
+    "xavier_uniform gain": (initializers.xavier_uniform(5 / 3), xavier(5 / 3), UNIFORM),
+    "xavier_normal": (initializers.xavier_normal(2.0), xavier(2.0), NORMAL),
+    "kaiming_uniform": (initializers.kaiming_uniform(), kaiming("fan_in", 2**0.5), UNIFORM),
+    "kaiming_uniform linear": (
+        initializers.kaiming_uniform(negative_slope=SLOPE),
+        kaiming("fan_in", 3**-0.5),
+        UNIFORM,
+    ),
+    "kaiming_normal": (
+        initializers.kaiming_normal(mode="fan_out"),
+        kaiming("fan_out", 2**0.5),
+        NORMAL,
+    ),
+    "kaiming_normal tanh": (
+        initializers.kaiming_normal(nonlinearity="tanh"),
+        kaiming("fan_in", 5 / 3),
+        NORMAL,
+    ),
+    "he_normal": (initializers.he_normal(), kaiming("fan_in", 2**0.5 / TRUNCATED.std()), TRUNCATED),
+    "lecun_normal": (
+        initializers.lecun_normal(),
+        kaiming("fan_in", 1 / TRUNCATED.std()),
+        TRUNCATED,
+    ),
+    "glorot_uniform": (initializers.glorot_uniform(), xavier(1.0), UNIFORM),
+    "truncated_normal": (initializers.truncated_normal(0.02), lambda shape: 0.02, TRUNCATED),
+    "truncated_normal bounds": (
+        initializers.truncated_normal(0.5, -1.0, 3.0),
+        lambda shape: 0.5,
+        scipy.stats.truncnorm(-1, 3),
+    ),
+    "normal": (initializers.normal(0.3), lambda shape: 0.3, NORMAL),
+}
+
+
+@pytest.mark.parametrize("shape", [DENSE, CONV], ids=["dense", "conv"])
+@pytest.mark.parametrize("name", DRAWN)
+def test_follows_its_distribution(name, shape, key):
+    init, deviation, distribution = DRAWN[name]
+    x = init(key, shape, jnp.float32)
+    assert x.shape == shape
+    assert x.dtype == jnp.float32
+    scaled = np.asarray(x, np.float64).ravel() / deviation(shape)
+    error = 5 / np.sqrt(scaled.size)  # five standard errors
+    assert abs(scaled.mean() - distribution.mean()) < error * distribution.std()
+    # The standard error of a variance is at most sqrt(2 / n) of it, the normal's.
+    assert abs(scaled.var() / distribution.var() - 1) < error * 2**0.5
+    low, high = distribution.support()
+    assert low * (1 + 1e-5) <= scaled.min() <= scaled.max() <= high * (1 + 1e-5)
+    if np.isfinite(high):
+        assert scaled.max() > 0.99 * high
+        assert scaled.min() < 0.99 * low
+    assert scipy.stats.kstest(scaled, distribution.cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(
+    "init", [*(init for init, _, _ in DRAWN.values()), initializers.orthogonal()], ids=str
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_dtype_and_randomness(init, dtype, key):
+    first, second = jax.random.split(key)
+    again = jax.random.split(jax.random.key(0))[0]
+    x = init(first, (6, 4), dtype)
+    assert x.dtype == dtype
+    np.testing.assert_array_equal(x, init(again, (6, 4), dtype))
+    assert (x != init(second, (6, 4), dtype)).any()
+
+
+def test_float64(key):
+    with jax.enable_x64(True):
+        x = initializers.orthogonal(2.0)(key, (5, 5), jnp.float64)
+        assert x.dtype == jnp.float64
+        np.testing.assert_allclose(x.T @ x, 4 * np.eye(5), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (4, 4), (3, 3, 2, 5), (1, 2, 3, 9)], ids=str)
+def test_orthogonal(shape, key):
+    x = np.asarray(initializers.orthogonal(1.5)(key, shape, jnp.float32), np.float64)
+    assert x.shape == shape
+    matrix = x.reshape(-1, shape[-1])
+    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    np.testing.assert_allclose(short @ short.T, 1.5**2 * np.eye(len(short)), atol=1e-5)
+
+
+def test_constants(key):
+    np.testing.assert_array_equal(initializers.zeros(key, (2, 3), jnp.float32), np.zeros((2, 3)))
+    ones = initializers.ones(key, (2, 3), jnp.bfloat16)
+    assert ones.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(ones.astype(jnp.float32), np.ones((2, 3)))
+    half = initializers.constant(0.5)(key, (2,), jnp.float32)
+    np.testing.assert_array_equal(half, [0.5, 0.5])
+
+
+def test_gains():
+    expected = {"linear": 1, "sigmoid": 1, "tanh": 5 / 3, "relu": 2**0.5, "selu": 0.75}
+    assert {name: initializers.gain(name) for name in expected} == expected
+    assert initializers.gain("leaky_relu") == (2 / (1 + 0.01**2)) ** 0.5
+    assert initializers.gain("leaky_relu", 0.2) == (2 / (1 + 0.2**2)) ** 0.5
+
+
+def test_refusals(key):
+    with pytest.raises(ValueError, match=r"nonlinearity is 'swish', expected leaky_relu or one of"):
+        initializers.gain("swish")
+    with pytest.raises(ValueError, match=r"param is 0.1, but only leaky_relu takes one, not tanh"):
+        initializers.gain("tanh", 0.1)
+    with pytest.raises(ValueError, match=r"negative_slope is 0.1, but tanh has none"):
+        initializers.kaiming_uniform(nonlinearity="tanh", negative_slope=0.1)
+    with pytest.raises(ValueError, match=r"mode is 'fan', expected 'fan_in' or 'fan_out'"):
+        initializers.kaiming_normal(mode="fan")
+    with pytest.raises(ValueError, match=r"lower is 2 and upper is 1, expected lower < upper"):
+        initializers.truncated_normal(lower=2, upper=1)
+    with pytest.raises(ValueError, match="at least a 2D shape"):
+        initializers.orthogonal()(key, (3,), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+class TestTorch:
+    @pytest.mark.parametrize(
+        ("name", "param"),
+        [(n, None) for n in ("linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu")]
+        + [("leaky_relu", 0.3), ("leaky_relu", 0)],
+    )
+    def test_gain(self, torch, name, param):
+        expected = torch.nn.init.calculate_gain(name, param)
+        np.testing.assert_allclose(initializers.gain(name, param), expected, rtol=1e-15)
+
+    @pytest.mark.parametrize("name", ["uniform", "normal"])
+    @pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
+    @pytest.mark.parametrize("slope", [0.0, SLOPE])
+    def test_kaiming(self, torch, name, mode, slope, key):
+        theirs = torch.empty(80, 40, 3, 3, dtype=torch.float64)
+        fill = getattr(torch.nn.init, f"kaiming_{name}_")
+        fill(theirs, a=slope, mode=mode, generator=torch.Generator().manual_seed(0))
+        make = getattr(initializers, f"kaiming_{name}")
+        same_spread(make(mode=mode, negative_slope=slope)(key, CONV, jnp.float32), theirs)
+
+    @pytest.mark.parametrize("name", ["uniform", "normal"])
+    def test_xavier(self, torch, name, key):
+        theirs = torch.empty(80, 40, 3, 3, dtype=torch.float64)
+        fill = getattr(torch.nn.init, f"xavier_{name}_")
+        fill(theirs, gain=1.7, generator=torch.Generator().manual_seed(0))
+        same_spread(getattr(initializers, f"xavier_{name}")(1.7)(key, CONV, jnp.float32), theirs)
+
+
+def same_spread(ours, theirs):
+    """Two samples of one distribution, by Kolmogorov and Smirnov and by their deviation."""
+    ours, theirs = np.asarray(ours, np.float64).ravel(), theirs.numpy().ravel()
+    assert scipy.stats.ks_2samp(ours, theirs).pvalue > 1e-4
+    assert abs(ours.std() / theirs.std() - 1) < 5 / np.sqrt(ours.size)
