@@ -1,6 +1,6 @@
 """Arrays as text and as shapes, for messages and tables."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -29,3 +29,20 @@ def _descriptions(tree: Any) -> Iterator[str]:
     for x in jax.tree.leaves(tree):
         if is_array(x):
             yield f"{x.dtype}[{','.join(map(str, x.shape))}]"
+
+
+def split_arrays(tree: Any) -> tuple[list, Callable[[list], Any]]:
+    """The arrays of a tree, and a function that puts others into their places.
+
+    What is no array (settings, functions, `None`) stays in the function.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    where = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+
+    def rebuild(arrays: list) -> Any:
+        filled = list(leaves)
+        for i, array in zip(where, arrays, strict=True):
+            filled[i] = array
+        return structure.unflatten(filled)
+
+    return [leaves[i] for i in where], rebuild

@@ -1,22 +1,23 @@
-"""The lifts: `repeat` compiles a block once and scans it over stacked parameters; `remat`
-rematerialises it. A lifted block is traced in a frame of its own, and whatever it collects
-(state, activations) leaves the trace as an output, so both carry state, keys and taps through.
+"""The lifts: `repeat` compiles a block once and scans it over stacked parameters, `remat` remats.
+
+A lifted block is traced in a frame of its own, and whatever it collects (state, activations)
+leaves the trace as an output, so both carry state, keys and taps through.
 """
 
 from collections.abc import Callable
-from typing import Any, Concatenate
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
 
-from funnet.describe import describe
-from funnet.scope import Scope, Settings
+from funnet.describe import describe, split_arrays
+from funnet.scope import Scope
 from funnet.select import Turns
 
-Lifted = Callable[Concatenate[Scope, Settings], Any]
+Layer = TypeVar("Layer", bound=Callable[..., Any])
 
 
-def repeat(layer: Callable[Concatenate[Scope, Settings], Any], n: int) -> Lifted[Settings]:
+def repeat(layer: Layer, n: int) -> Layer:
     """A layer applied `n` times over, its output the next turn's input; compiled once.
 
     The parameters of the turns are stacked on a leading axis of length `n`; turn `i` draws the
@@ -49,10 +50,8 @@ def repeat(layer: Callable[Concatenate[Scope, Settings], Any], n: int) -> Lifted
             q = inside(params, state, key, Turns(len(p.path), n, index))
             y = layer(q, x, *args, **settings)
             if describe(y) != describe(x):
-                raise ValueError(
-                    f"a repeated layer must give what it takes: {q.path} takes {describe(x)} "
-                    f"and gives {describe(y)}"
-                )
+                what = f"{'.'.join(q.path)!r} takes {describe(x)} and gives {describe(y)}"
+                raise ValueError(f"a repeated layer must give what it takes: {what}")
             return y, (q.frame.updates, q.frame.activations)
 
         if p.frame.building:
@@ -61,10 +60,10 @@ def repeat(layer: Callable[Concatenate[Scope, Settings], Any], n: int) -> Lifted
         p.absorb(*collected)
         return x
 
-    return repeated
+    return cast(Layer, repeated)
 
 
-def remat(layer: Callable[Concatenate[Scope, Settings], Any]) -> Lifted[Settings]:
+def remat(layer: Layer) -> Layer:
     """A layer whose activations are computed again in the backward pass instead of kept.
 
     >>> import funnet as fn
@@ -74,11 +73,10 @@ def remat(layer: Callable[Concatenate[Scope, Settings], Any]) -> Lifted[Settings
 
     def rematerialised(p: Scope, *args: Any, **settings: Any) -> Any:
         params, state, key, inside = p.block()
-        leaves, structure = jax.tree.flatten((args, settings))
-        arrays = {i: leaf for i, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)}
+        arrays, rebuild = split_arrays((args, settings))
 
-        def block(params: Any, state: Any, key: Any, arrays: dict[int, Any]) -> tuple[Any, tuple]:
-            args, settings = structure.unflatten([arrays.get(i, x) for i, x in enumerate(leaves)])
+        def block(params: Any, state: Any, key: Any, arrays: list) -> tuple[Any, tuple]:
+            args, settings = rebuild(arrays)
             q = inside(params, state, key)
             return layer(q, *args, **settings), (q.frame.updates, q.frame.activations)
 
@@ -89,5 +87,4 @@ def remat(layer: Callable[Concatenate[Scope, Settings], Any]) -> Lifted[Settings
         p.absorb(*collected)
         return y
 
-    return rematerialised
-
+    return cast(Layer, rematerialised)

@@ -1,19 +1,16 @@
 """A model: a layer closed at the top of the tree, as a pair of pure functions over plain trees."""
 
-import functools
-import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from funnet.describe import abstract, is_array
-from funnet.keys import checked_key, fold, words
-from funnet.scope import Frame, Record, Scope
-from funnet.select import Path, nest, patterns, picks, replaced, unmatched
+from funnet.describe import split_arrays
+from funnet.draw import Record, draw, shapes
+from funnet.frame import Frame
+from funnet.keys import checked_key
+from funnet.scope import Scope
+from funnet.select import patterns, picks, replaced, unmatched
 from funnet.summary import Summary, summarise
 
 Trees = tuple[dict[str, Any], dict[str, Any]]
@@ -45,17 +42,21 @@ class Model:
     def init(self, key: jax.Array, *inputs: Any, **more: Any) -> Trees:
         """Parameters and state for inputs of these shapes: nested dicts of arrays.
 
-        The layer is only traced; each parameter is drawn, in one jitted program for all, from a
-        key that depends on `key` and its own path. Inputs may be arrays or `ShapeDtypeStruct`s.
+        The layer is traced, not run; one jitted program draws each leaf from a key that depends on
+        `key` and its own path. Inputs may be arrays or `ShapeDtypeStruct`s.
         """
-        frame = self._trace(inputs, more)
-        records = (tuple(frame.params.values()), tuple(frame.state.values()))
-        return _draw(records, checked_key(key))
+        params, state = draw(self.records(*inputs, **more), checked_key(key))
+        return params, state
 
     def shapes(self, *inputs: Any, **more: Any) -> Trees:
         """What `init` would give, as trees of `jax.ShapeDtypeStruct`; nothing is allocated."""
+        params, state = self.records(*inputs, **more)
+        return shapes(params), shapes(state)
+
+    def records(self, *inputs: Any, **more: Any) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+        """All parameters, and all state, that the layer asks for: what `init` will draw."""
         frame = self._trace(inputs, more)
-        return _nested(frame.params), _nested(frame.state)
+        return tuple(frame.params.values()), tuple(frame.state.values())
 
     def apply(
         self,
@@ -98,19 +99,13 @@ class Model:
         key: jax.Array | None = None,
         **more: Any,
     ) -> tuple[Any, dict[str, Any]]:
-        """The output, and the outputs of chosen layers by dotted path.
+        """The output, and the outputs of chosen layers by dotted path; the rest is as in `apply`.
 
         Args:
-            params: as in `apply`.
-            state: as in `apply`; the next state is not returned.
-            *inputs: as in `apply`.
             taps: patterns of the paths to return. A repeated layer gives its turns stacked on a
                 leading axis, or one of them by index (`blocks.2.attention`); a shared layer that
                 is called several times gives a tuple.
             patches: functions by pattern; each replaces the output of the layers it matches.
-            train: as in `apply`.
-            key: as in `apply`.
-            **more: as in `apply`.
 
         Raises:
             ValueError: if a pattern matches no layer; the message lists the nearest paths.
@@ -120,7 +115,7 @@ class Model:
         for pattern in (*frame.taps, *frame.patches):
             if all(picks(pattern, p.path, p.turns) is None for p in frame.places.values()):
                 raise ValueError(unmatched(pattern, [".".join(path) for path in frame.places]))
-        return output, _by_path(frame)
+        return output, frame.captured()
 
     def summary(self, *inputs: Any, **more: Any) -> Summary:
         """A table by layer: path, output shape, parameters, bytes and multiply-adds.
@@ -128,19 +123,12 @@ class Model:
         Nothing is allocated, so a model larger than memory can be summarised.
         """
         frame = self._trace(inputs, more)
-        params, state = _nested(frame.params), _nested(frame.state)
-        leaves, rebuild = _arrays((inputs, more))
-
-        def program(params: Any, state: Any, key: jax.Array, leaves: list) -> Any:
-            inputs, more = rebuild(leaves)
-            return self.apply(params, state, *inputs, key=key, **more)
-
-        jaxpr = jax.make_jaxpr(program)(params, state, jax.eval_shape(jax.random.key, 0), leaves)
-        return summarise(repr(self), list(frame.places.values()), params, state, jaxpr)
+        trees = shapes(frame.params.values()), shapes(frame.state.values())
+        return summarise(self, list(frame.places.values()), *trees, inputs, more)
 
     def _trace(self, inputs: tuple, more: dict) -> Frame:
         """A frame with a record of all that the layer asks for; the layer is traced, not run."""
-        leaves, rebuild = _arrays((inputs, more))
+        leaves, rebuild = split_arrays((inputs, more))
         frames = []
 
         def build(leaves: list) -> None:
@@ -160,70 +148,3 @@ class Model:
                 )
         frame.key = None if key is None else checked_key(key)
         return self.layer(Scope(frame, (), params, state), *inputs, **self.settings, **more)
-
-
-def _arrays(tree: Any) -> tuple[list, Callable[[list], Any]]:
-    """The arrays of a tree as shapes, and a function that puts arrays back in their places."""
-    leaves, structure = jax.tree.flatten(tree)
-    where = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
-
-    def rebuild(arrays: list) -> Any:
-        filled = list(leaves)
-        for i, array in zip(where, arrays, strict=True):
-            filled[i] = array
-        return structure.unflatten(filled)
-
-    return [abstract(leaves[i]) for i in where], rebuild
-
-
-def _nested(records: dict[Path, Record]) -> dict[str, Any]:
-    return nest({".".join(path): record.stored for path, record in records.items()})
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _draw(records: tuple[tuple[Record, ...], ...], key: jax.Array) -> Trees:
-    """All trees, each leaf drawn from the key of its path; a repeated leaf turn by turn."""
-    names = [name for tree in records for record in tree for name in _turn_names(record)]
-    keys = jax.vmap(fold, (None, 0))(key, jnp.asarray(np.stack([words(n) for n in names] or [[0, 0]])))
-    trees, start = [], 0
-    for tree in records:
-        leaves = {}
-        for record in tree:
-            count = len(_turn_names(record))
-            leaves[".".join(record.path)] = _drawn(record, keys[start : start + count])
-            start += count
-        trees.append(nest(leaves))
-    return tuple(trees)
-
-
-def _drawn(record: Record, keys: jax.Array) -> jax.Array:
-    def draw(key: jax.Array) -> jax.Array:
-        return jnp.asarray(record.init(key, record.shape, record.dtype), record.dtype)
-
-    value = jax.vmap(draw)(keys) if record.turns else draw(keys[0])
-    if value.size != math.prod(record.stored.shape):
-        raise ValueError(f"the initializer of {'.'.join(record.path)} gave shape {value.shape}, not {record.shape}")
-    return value.reshape(record.stored.shape)
-
-
-def _turn_names(record: Record) -> list[str]:
-    """The dotted path, once for each turn of the repeats around it: `blocks.3.conv.kernel`."""
-    names = []
-    for indices in itertools.product(*(range(turn.count) for turn in record.turns)):
-        parts = list(record.path)
-        for order, (turn, index) in enumerate(zip(record.turns, indices, strict=True)):
-            parts.insert(turn.depth + order, str(index))
-        names.append(".".join(parts))
-    return names
-
-
-def _by_path(frame: Frame) -> dict[str, Any]:
-    """The captured outputs under the names that the taps gave them."""
-    found = {}
-    for path, values in frame.activations.items():
-        value = values[0] if len(values) == 1 else tuple(values)
-        for tap in frame.taps:
-            indices = picks(tap, path, frame.places[path].turns)
-            if indices is not None:
-                found[tap if indices else ".".join(path)] = jax.tree.map(lambda v, i=indices: v[i], value)
-    return found

@@ -1,16 +1,11 @@
 """The scope: the place in the parameter tree where a layer lives.
 
 A layer is a function whose first argument is a `Scope`. Through it the layer asks for parameters,
-state and keys by name; its children's scopes are `p["name"]`. All scopes of one call share a
-`Frame`, which holds what came in and collects what goes out: state, taps, and, while a model is
-being initialised, a record of everything asked for. Nothing here is global, so a call may be
-jitted, differentiated and mapped like any other function.
+state and keys by name; its children's scopes are `p["name"]`.
 """
 
-import dataclasses
 import functools
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -21,64 +16,13 @@ from jax.extend.core import get_opaque_trace_state
 from jax.typing import ArrayLike, DTypeLike
 
 from funnet.describe import abstract, describe
+from funnet.draw import Initializer, Record
+from funnet.frame import Frame, Place
 from funnet.keys import named_key
-from funnet.select import Path, Turns, picks, replaced
+from funnet.select import Path, Turns, replaced
 
-Initializer = Callable[..., jax.Array]
 Settings = ParamSpec("Settings")
 Result = TypeVar("Result")
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """A parameter or variable as it was asked for: enough to draw it."""
-
-    path: Path
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    init: Initializer
-    turns: tuple[Turns, ...] = ()
-
-    @property
-    def stored(self) -> jax.ShapeDtypeStruct:
-        """Its place in the tree: repeated blocks are stacked on leading axes."""
-        return jax.ShapeDtypeStruct((*(t.count for t in self.turns), *self.shape), self.dtype)
-
-
-@dataclasses.dataclass
-class Place:
-    """A layer that was called: a row of a summary, and a place for taps."""
-
-    path: Path
-    layer: str
-    turns: tuple[Turns, ...]
-    output: Any = None
-
-
-@dataclasses.dataclass
-class Frame:
-    """What all scopes of one call share. A repeated or rematerialised block has its own."""
-
-    key: jax.Array | None = None
-    train: bool = False
-    building: bool = False  # initialising: collect records, compute nothing
-    taps: tuple[str, ...] = ()
-    patches: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
-    turns: tuple[Turns, ...] = ()
-    place: Path = ()  # of the layer now running
-    trace: Any = dataclasses.field(default_factory=get_opaque_trace_state)
-    params: dict[Path, Record] = dataclasses.field(default_factory=dict)
-    state: dict[Path, Record] = dataclasses.field(default_factory=dict)
-    places: dict[Path, Place] = dataclasses.field(default_factory=dict)
-    updates: dict[Path, Any] = dataclasses.field(default_factory=dict)
-    activations: dict[Path, list] = dataclasses.field(default_factory=dict)
-    drawn: Counter = dataclasses.field(default_factory=Counter)
-
-    def inside(self, key: jax.Array | None, *turns: Turns) -> "Frame":
-        """The frame of a block traced on its own: it sees the same, and collects for itself."""
-        fresh = {"updates": {}, "activations": {}, "drawn": Counter()}
-        trace = get_opaque_trace_state()
-        return dataclasses.replace(self, key=key, turns=self.turns + turns, trace=trace, **fresh)
 
 
 class Scope:
@@ -129,8 +73,7 @@ class Scope:
         """The present value of the state called `name`; `update` sets the next."""
         self._claim(name, "one call of the layer per scope, or p.shared")
         self._stay_home("keeps state")
-        path = (*self.path, name)
-        record = Record(path, tuple(shape), np.dtype(dtype), init, self.frame.turns)
+        record = Record((*self.path, name), tuple(shape), np.dtype(dtype), init, self.frame.turns)
         if self.frame.building:
             return self._record(self.frame.state, record)
         if self._state is None:
@@ -138,21 +81,25 @@ class Scope:
                 f"{self._who()} keeps state ({self._where(name)}), and none was given: "
                 "call model.apply(params, state, x), which returns (output, state)"
             )
-        if path in self.frame.updates:
-            return self.frame.updates[path]
-        return self._stored(self._state, record, "variable")
+        stored = self._stored(self._state, record, "variable")
+        return self.frame.updates.get(record.path, stored)
 
     def update(self, name: str, value: ArrayLike) -> None:
         """Sets the next value of the state called `name`, kept in the dtype it has."""
         self._stay_home("updates state")
-        records = self.frame.state
         path, new = (*self.path, name), jnp.asarray(value)
-        old = records.get(path) if self.frame.building else (self._state or {}).get(name)
-        if old is None or new.shape != old.shape:
-            has = "is not a variable of this layer" if old is None else f"has shape {old.shape}"
+        stored = (
+            self.frame.state.get(path) if self.frame.building else (self._state or {}).get(name)
+        )
+        if stored is None or new.shape != stored.shape:
+            has = (
+                f"has shape {stored.shape}"
+                if stored is not None
+                else "is no variable of this layer"
+            )
             raise ValueError(f"{self._where(name)} {has}; the update's shape is {new.shape}")
         if not self.frame.building:
-            self.frame.updates[path] = new.astype(old.dtype)
+            self.frame.updates[path] = new.astype(stored.dtype)
 
     def key(self) -> jax.Array:
         """A PRNG key of this path's own, another at each call.
@@ -173,8 +120,7 @@ class Scope:
         return named_key(self.frame.key, ".".join((*self.path, f"#{count}")))
 
     def block(self) -> tuple[Any, Any, jax.Array | None, Callable[..., "Scope"]]:
-        """For lifts: the trees and the key of this place, and a function of them (and of the turn)
-        that opens it anew, in a frame of its own, where the lifted block is traced."""
+        """For lifts: this place's trees and key, and a function that opens it in its own frame."""
         self._claim("*", "p.shared")
         home, path, frame = self.at_home, self.path, self.frame
         latest = {at: v for at, v in frame.updates.items() if at[: len(path)] == path}
@@ -232,12 +178,12 @@ class Scope:
         return jnp.zeros(record.shape, record.dtype)
 
     def _stored(self, tree: Any, record: Record, kind: str) -> Any:
-        name, need = record.path[-1], f"{record.dtype}{list(record.shape)}"
-        if not isinstance(tree, Mapping) or name not in tree:
-            has = ", ".join(tree) if isinstance(tree, Mapping) and tree else "nothing"
+        name, tree = record.path[-1], tree if isinstance(tree, Mapping) else {}
+        if name not in tree:
             raise ValueError(
-                f"there is no {kind} {self._where(name)}, and {self._who()} needs {need}; "
-                f"stored beside it: {has}. Make the trees with params, state = model.init(key, x)"
+                f"there is no {kind} {self._where(name)} of shape {record.shape}, which "
+                f"{self._who()} needs; stored beside it: {', '.join(tree) or 'nothing'}. "
+                "Make the trees with params, state = model.init(key, x)"
             )
         value = tree[name]
         if getattr(value, "shape", None) != record.shape:
@@ -252,9 +198,8 @@ class Scope:
     def _stay_home(self, does: str) -> None:
         if not self.at_home:
             raise ValueError(
-                f"{self._who()} {does} inside a scan, vmap, cond, grad or jit of your own, which "
-                "it could not leave: repeat a layer with fn.repeat(layer, n), rematerialise it "
-                "with fn.remat(layer), and transform model.apply as a whole"
+                f"{self._who()} {does} inside a scan, vmap, cond, grad or jit of your own, which it "
+                "could not leave: use fn.repeat(layer, n) or fn.remat(layer), or transform model.apply"
             )
 
     def _where(self, name: str = "") -> str:
@@ -300,28 +245,16 @@ def _placed(function: Callable, p: Scope, args: tuple, settings: dict) -> Any:
     p.layer, p.given, frame.place = name, describe((args, settings)), p.path
     place = frame.places.setdefault(p.path, Place(p.path, name, frame.turns))
     try:
-        with jax.named_scope(".".join(p.path[len(outer) :]) or name):
-            output = _patched(p, function(p, *args, **settings))
+        inner = p.path[len(outer) :] if p.path[: len(outer)] == outer else p.path
+        with jax.named_scope(".".join(inner) or name):
+            output = frame.patched(p.path, function(p, *args, **settings))
     except Exception as error:
         error.add_note(f"in {'.'.join(p.path) or 'the top'} ({name}), given {p.given}")
         raise
     finally:
         p.layer, frame.place = "", outer
     place.output = jax.tree.map(abstract, output) if frame.building else None
-    if any(picks(tap, p.path, frame.turns) is not None for tap in frame.taps):
+    if frame.wants(p.path):
         p._stay_home(f"({name}) is tapped")
         frame.activations.setdefault(p.path, []).append(output)
-    return output
-
-
-def _patched(p: Scope, output: Any) -> Any:
-    """The output with the patches of this place applied, in a repeat to the turns they name."""
-    for pattern, patch in p.frame.patches.items():
-        indices = picks(pattern, p.path, p.frame.turns)
-        if indices == () or (indices is not None and p.frame.building):
-            output = patch(output)
-        elif indices is not None:
-            turns = zip(p.frame.turns, indices, strict=True)
-            now = functools.reduce(jnp.logical_and, [turn.index == i for turn, i in turns])
-            output = jax.tree.map(functools.partial(jnp.where, now), patch(output), output)
     return output

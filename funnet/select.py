@@ -83,20 +83,30 @@ def _replaced(tree: Any, path: Path, value: Any) -> Any:
     return {**tree, path[0]: _replaced(tree[path[0]], path[1:], value)} if path else value
 
 
+def turned(path: Path, turns: tuple[Turns, ...], indices: Iterable[str]) -> str:
+    """The name of one turn of a place: its dotted path, with an index after each repeat's own.
+
+    >>> turned(("blocks", "conv"), (Turns(depth=1, count=4),), "3")
+    'blocks.3.conv'
+    """
+    parts = list(path)
+    for order, (turn, index) in enumerate(zip(turns, indices, strict=True)):
+        parts.insert(turn.depth + order, index)
+    return ".".join(parts)
+
+
 def picks(pattern: str, path: Path, turns: tuple[Turns, ...]) -> tuple[int, ...] | None:
     """Which turns of the place at `path` a pattern picks: `()` is all of them, `None` none.
 
-    >>> block = (Turns(depth=1, count=4),)
-    >>> picks("blocks.*", ("blocks", "conv"), block), picks("blocks.3.conv", ("blocks", "conv"), block)
+    >>> block, conv = (Turns(depth=1, count=4),), ("blocks", "conv")
+    >>> picks("blocks.*", conv, block), picks("blocks.3.conv", conv, block)
     ((), (3,))
     """
     if matches(".".join(path), pattern):
         return ()
-    words, name, indices = pattern.split("."), list(path), ()
-    for order, turn in enumerate(turns):
-        word = words[turn.depth + order] if turn.depth + order < len(words) else ""
-        if not word.isdigit() or int(word) >= turn.count:
-            return None
-        name.insert(turn.depth + order, word)
-        indices = (*indices, int(word))
-    return indices if indices and matches(".".join(name), pattern) else None
+    words = pattern.split(".")
+    indices = [words[t.depth + i] for i, t in enumerate(turns) if t.depth + i < len(words)]
+    inside = [w.isdigit() and int(w) < t.count for w, t in zip(indices, turns, strict=False)]
+    if not turns or len(indices) < len(turns) or not all(inside):
+        return None
+    return tuple(map(int, indices)) if matches(turned(path, turns, indices), pattern) else None

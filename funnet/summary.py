@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import ClosedJaxpr, jaxprs_in_params
 
-from funnet.describe import describe
-from funnet.scope import Place
+from funnet.describe import describe, split_arrays
+from funnet.frame import Place
 from funnet.select import Path, flatten
 
 
@@ -52,9 +52,23 @@ class Summary:
 
 
 def summarise(
-    model: str, places: Sequence[Place], params: Any, state: Any, program: Any
+    model: Any, places: Sequence[Place], params: Any, state: Any, inputs: tuple, more: dict
 ) -> Summary:
-    """The summary of a model from its places, its trees of shapes, and its traced program."""
+    """The summary of a model from its places, its trees of shapes, and its inputs."""
+    leaves, rebuild = split_arrays((inputs, more))
+
+    def program(params: Any, state: Any, key: jax.Array, leaves: list) -> Any:
+        inputs, more = rebuild(leaves)
+        return model.apply(params, state, *inputs, key=key, **more)
+
+    key = jax.eval_shape(jax.random.key, 0)
+    jaxpr = jax.make_jaxpr(program)(params, state, key, leaves)
+    return _summed(repr(model), places, params, state, jaxpr)
+
+
+def _summed(
+    model: str, places: Sequence[Place], params: Any, state: Any, program: ClosedJaxpr
+) -> Summary:
     paths = {place.path for place in places}
     elements, size = Counter(), Counter()
     for name, leaf in [*flatten(params).items(), *flatten(state).items()]:
@@ -94,13 +108,20 @@ def _products(jaxpr: Any, above: tuple[str, ...] = (), times: int = 1) -> Iterat
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
             lhs = eqn.invars[0].aval.shape
-            yield stack, times * math.prod(eqn.outvars[0].aval.shape) * math.prod(
-                lhs[d] for d in contracted
+            yield (
+                stack,
+                times
+                * math.prod(eqn.outvars[0].aval.shape)
+                * math.prod(lhs[d] for d in contracted),
             )
         elif name == "conv_general_dilated":
             kernel, out = eqn.invars[1].aval.shape, params["dimension_numbers"].rhs_spec[0]
-            yield stack, times * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // max(
-                kernel[out], 1
+            yield (
+                stack,
+                times
+                * math.prod(eqn.outvars[0].aval.shape)
+                * math.prod(kernel)
+                // max(kernel[out], 1),
             )
         elif name == "cond":
             costs = [list(_products(b.jaxpr, stack, times)) for b in params["branches"]]
@@ -119,7 +140,10 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
     """Rows as lines: three columns to the left, three counts to the right, rules between."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join(c.ljust(w) if i < 3 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
+        "  ".join(
+            c.ljust(w) if i < 3 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     rule = "-" * len(lines[0])

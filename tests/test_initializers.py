@@ -89,8 +89,8 @@ def test_follows_its_distribution(name, shape, key):
 @pytest.mark.parametrize(
     "init", [*(init for init, _, _ in DRAWN.values()), initializers.orthogonal()], ids=str
 )
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
-def test_dtype_and_randomness(init, dtype, key):
+def test_half_precision_and_randomness(init, key):
+    dtype = jnp.bfloat16
     first, second = jax.random.split(key)
     again = jax.random.split(jax.random.key(0))[0]
     x = init(first, (6, 4), dtype)

@@ -6,10 +6,11 @@ import jax
 
 from funnet import initializers
 from funnet.checks import floating
+from funnet.draw import Initializer
 from funnet.layers.linear import KERNEL
 from funnet.ops.convolution import convolution
 from funnet.ops.window import Padding, pads, per_axis, spatial
-from funnet.scope import Initializer, Scope, layer
+from funnet.scope import Scope, layer
 
 
 @layer
@@ -52,14 +53,19 @@ def conv(
         ValueError: if axes, groups, padding or window do not fit `x`.
 
     >>> import funnet as fn, jax.numpy as jnp
-    >>> fn.Model(fn.conv, features=16, kernel_size=3).shapes(jnp.ones((1, 8, 8, 3)))[0]["kernel"].shape
+    >>> model = fn.Model(fn.conv, features=16, kernel_size=3)
+    >>> model.shapes(jnp.ones((1, 8, 8, 3)))[0]["kernel"].shape
     (3, 3, 3, 16)
     """
     floating("x", x)
     axes = spatial(x, "conv")
     window, steps, gaps = (
         per_axis(name, value, axes)
-        for name, value in [("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation)]
+        for name, value in [
+            ("kernel_size", kernel_size),
+            ("stride", stride),
+            ("dilation", dilation),
+        ]
     )
     channels = _grouped(x.shape[-1], features, groups)
     kernel = p.param("kernel", (*window, channels, features), kernel_init).astype(x.dtype)

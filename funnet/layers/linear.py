@@ -3,9 +3,10 @@
 import jax
 
 from funnet import initializers
-from funnet.ops.matmul import matmul
 from funnet.checks import floating, positive
-from funnet.scope import Initializer, Scope, layer
+from funnet.draw import Initializer
+from funnet.ops.matmul import matmul
+from funnet.scope import Scope, layer
 
 KERNEL = initializers.lecun_normal()
 

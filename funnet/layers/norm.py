@@ -36,7 +36,10 @@ def batch_norm(p: Scope, x: jax.Array, *, momentum: float = 0.9, eps: float = 1e
     within("momentum", momentum, 0, 1)
     size = (x.shape[-1],)
     scale, bias = _affine(p, size)
-    running = p.variable("mean", size, initializers.zeros), p.variable("var", size, initializers.ones)
+    running = (
+        p.variable("mean", size, initializers.zeros),
+        p.variable("var", size, initializers.ones),
+    )
     mean, var = running
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if p.train:

@@ -92,7 +92,7 @@ def _on_cpu(tuned: Callable, plain: Callable, gradient: jax.Array) -> jax.Array:
 
 
 def _input_gradient(kernel: Any, shape: Any, stride: Any, pads: Any, dilation: Any, g: jax.Array):
-    """The gradient for `x`: the output's gradient, dilated by the stride, with the kernel flipped."""
+    """The gradient for `x`: the output's, dilated by the stride, with the kernel flipped."""
     axes = len(shape) - 2
 
     def tuned(g: jax.Array) -> jax.Array:
@@ -115,7 +115,7 @@ def _input_gradient(kernel: Any, shape: Any, stride: Any, pads: Any, dilation: A
 
 
 def _kernel_gradient(x: Any, shape: Any, stride: Any, pads: Any, dilation: Any, g: jax.Array):
-    """The gradient for the kernel: `x` with the output's gradient as the window, batch as channel."""
+    """The gradient for the kernel: `x` under the output's gradient, the batch as channels."""
     axes = len(shape) - 2
 
     def as_convolution(g: jax.Array) -> jax.Array:

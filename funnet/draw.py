@@ -1,0 +1,78 @@
+"""Drawing trees: every leaf from a key of its own path, all in one jitted program.
+
+A record says what was asked for. A leaf inside repeated blocks is stacked over their turns, and
+each turn draws what a layer under the turn's index would draw: `blocks.3.conv.kernel`.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funnet.keys import fold, words
+from funnet.select import Path, Turns, nest, turned
+
+Initializer = Callable[..., jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A parameter or variable as it was asked for: enough to draw it."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    init: Initializer
+    turns: tuple[Turns, ...] = ()
+
+    @property
+    def stored(self) -> jax.ShapeDtypeStruct:
+        """Its place in the tree: repeated blocks are stacked on leading axes."""
+        return jax.ShapeDtypeStruct((*(t.count for t in self.turns), *self.shape), self.dtype)
+
+    @property
+    def names(self) -> list[str]:
+        """The dotted path, once for each turn."""
+        turns = itertools.product(*(range(turn.count) for turn in self.turns))
+        return [turned(self.path, self.turns, map(str, indices)) for indices in turns]
+
+
+def shapes(records: Iterable[Record]) -> dict[str, Any]:
+    """The tree that the records make, as `jax.ShapeDtypeStruct`s."""
+    return nest({".".join(record.path): record.stored for record in records})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def draw(trees: tuple[tuple[Record, ...], ...], key: jax.Array) -> tuple[dict[str, Any], ...]:
+    """A tree of arrays for each tuple of records."""
+    names = [name for records in trees for record in records for name in record.names]
+    pairs = np.stack([words(name) for name in names]) if names else np.zeros((0, 2), np.uint32)
+    keys, taken = jax.vmap(fold, (None, 0))(key, jnp.asarray(pairs)), 0
+    drawn = []
+    for records in trees:
+        leaves = {}
+        for record in records:
+            own = slice(taken, taken + len(record.names))
+            leaves[".".join(record.path)], taken = _drawn(record, keys[own]), own.stop
+        drawn.append(nest(leaves))
+    return tuple(drawn)
+
+
+def _drawn(record: Record, keys: jax.Array) -> jax.Array:
+    def one(key: jax.Array) -> jax.Array:
+        value = jnp.asarray(record.init(key, record.shape, record.dtype), record.dtype)
+        if value.shape != record.shape:
+            raise ValueError(
+                f"the initializer of {'.'.join(record.path)!r} must give shape {record.shape}, "
+                f"it gave {value.shape}"
+            )
+        return value
+
+    if not record.turns:
+        return one(keys[0])
+    return jax.vmap(one)(keys).reshape(record.stored.shape)

@@ -1,0 +1,82 @@
+"""A frame: what all scopes of one call share, what came in and what is to go out.
+
+Nothing of a call is kept anywhere else. State, taps and records leave a call as its results, so
+the call may be jitted, differentiated and mapped like any other function.
+"""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import get_opaque_trace_state
+
+from funnet.draw import Record
+from funnet.select import Path, Turns, picks
+
+
+@dataclasses.dataclass
+class Place:
+    """A layer that was called: a row of a summary, and a place for taps."""
+
+    path: Path
+    layer: str
+    turns: tuple[Turns, ...]
+    output: Any = None
+
+
+@dataclasses.dataclass
+class Frame:
+    """What all scopes of one call share. A repeated or rematerialised block has its own."""
+
+    key: jax.Array | None = None
+    train: bool = False
+    building: bool = False  # initialising: collect records, compute nothing
+    taps: tuple[str, ...] = ()
+    patches: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+    turns: tuple[Turns, ...] = ()
+    place: Path = ()  # of the layer now running
+    trace: Any = dataclasses.field(default_factory=get_opaque_trace_state)
+    params: dict[Path, Record] = dataclasses.field(default_factory=dict)
+    state: dict[Path, Record] = dataclasses.field(default_factory=dict)
+    places: dict[Path, Place] = dataclasses.field(default_factory=dict)
+    updates: dict[Path, Any] = dataclasses.field(default_factory=dict)
+    activations: dict[Path, list] = dataclasses.field(default_factory=dict)
+    drawn: Counter = dataclasses.field(default_factory=Counter)
+
+    def inside(self, key: jax.Array | None, *turns: Turns) -> "Frame":
+        """The frame of a block traced on its own: it sees the same, and collects for itself."""
+        fresh = {"updates": {}, "activations": {}, "drawn": Counter()}
+        trace = get_opaque_trace_state()
+        return dataclasses.replace(self, key=key, turns=self.turns + turns, trace=trace, **fresh)
+
+    def wants(self, path: Path) -> bool:
+        """Whether some tap asks for the output of the layer at `path`."""
+        return any(picks(tap, path, self.turns) is not None for tap in self.taps)
+
+    def patched(self, path: Path, output: Any) -> Any:
+        """The output of the layer at `path`, patched, in a repeat at the turns that are named."""
+        for pattern, patch in self.patches.items():
+            indices = picks(pattern, path, self.turns)
+            if indices == () or (indices is not None and self.building):
+                output = patch(output)
+            elif indices is not None:
+                turns = zip(self.turns, indices, strict=True)
+                now = functools.reduce(jnp.logical_and, [turn.index == i for turn, i in turns])
+                output = jax.tree.map(functools.partial(jnp.where, now), patch(output), output)
+        return output
+
+    def captured(self) -> dict[str, Any]:
+        """The tapped outputs, under the names that the taps gave them."""
+        found = {}
+        for path, values in self.activations.items():
+            value = values[0] if len(values) == 1 else tuple(values)
+            for tap in self.taps:
+                turn = picks(tap, path, self.places[path].turns)
+                if turn is not None:
+                    name = tap if turn else ".".join(path)
+                    found[name] = jax.tree.map(lambda v, turn=turn: v[turn] if turn else v, value)
+        return found

@@ -1,0 +1,1 @@
+"""Training: a run, steps over it, and the loop around them."""

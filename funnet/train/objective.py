@@ -1,0 +1,86 @@
+"""Objectives: what a model is trained for, as a function of parameters, state and a batch.
+
+An objective is `objective(params, state, batch, *, train, key) -> (loss, (state, metrics))`. Its
+metrics are sums that add up over batches (`fn.metrics.Mean`, `Sum`), weighted by
+`batch.get("weight")`, which is zero for the rows that pad a last batch to its full size.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+
+from funnet import losses, metrics
+from funnet.keys import named_key
+from funnet.model import Model
+
+Batch = Mapping[str, jax.Array]
+Augment = Callable[[jax.Array, Any], Any]
+
+
+class Objective(Protocol):
+    """The loss of a batch, with the model's next state and the batch's metrics."""
+
+    def __call__(
+        self, params: Any, state: Any, batch: Batch, /, *, train: bool, key: jax.Array | None
+    ) -> tuple[jax.Array, tuple[Any, dict[str, Any]]]:
+        """Gives `(loss, (state, metrics))`."""
+        ...
+
+
+def classification(
+    model: Model,
+    *,
+    input: str = "image",
+    augment: Augment | None = None,
+    label_smoothing: float = 0.0,
+) -> Objective:
+    """Mean cross-entropy of `model`'s logits with `batch["label"]`; metrics `loss`, `accuracy`.
+
+    Args:
+        model: gives logits (N, classes) for `batch[input]`.
+        input: the batch's entry that the model takes.
+        augment: a function `(key, batch) -> batch` for training batches, see `fn.data.augment`.
+            It may turn the labels into probabilities (N, classes).
+        label_smoothing: as in `losses.cross_entropy`, in training only.
+    """
+
+    def objective(params: Any, state: Any, batch: Batch, /, *, train: bool, key: Any) -> Any:
+        if train and augment is not None:
+            batch = augment(named_key(key, "augment"), batch)
+        logits, state = model.apply(params, state, batch[input], train=train, key=key)
+        label, weight = batch["label"], batch.get("weight")
+        if label.ndim == logits.ndim:
+            loss = metrics.mean(losses.soft_cross_entropy(logits, label), weight)
+            return loss.value, (state, {"loss": loss})
+        smoothing = label_smoothing if train else 0.0
+        values = losses.cross_entropy(logits, label, label_smoothing=smoothing)
+        loss = metrics.mean(values, weight)
+        found = {"loss": loss, "accuracy": metrics.accuracy(logits, label, weight)}
+        return loss.value, (state, found)
+
+    return objective
+
+
+def regression(
+    model: Model,
+    *,
+    input: str = "input",
+    target: str = "target",
+    loss: Callable[[Any, Any], jax.Array] = losses.mse,
+) -> Objective:
+    """Mean of `loss(model(batch[input]), batch[target])` over the batch; metric `loss`.
+
+    Args:
+        model: gives predictions of the targets' shape.
+        input: the batch's entry that the model takes.
+        target: the batch's entry that it should give.
+        loss: one number for each example, such as `losses.mse`, `l1` or `huber`.
+    """
+
+    def objective(params: Any, state: Any, batch: Batch, /, *, train: bool, key: Any) -> Any:
+        predictions, state = model.apply(params, state, batch[input], train=train, key=key)
+        mean = metrics.mean(loss(predictions, batch[target]), batch.get("weight"))
+        return mean.value, (state, {"loss": mean})
+
+    return objective
