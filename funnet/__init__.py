@@ -12,6 +12,10 @@ from jax.nn import softmax as softmax
 from jax.nn import softplus as softplus
 from jax.numpy import tanh as tanh
 
+from funnet import data as data
+from funnet import initializers as initializers
+from funnet import losses as losses
+from funnet import metrics as metrics
 from funnet.layers.conv import conv as conv
 from funnet.layers.dropout import dropout as dropout
 from funnet.layers.embed import embed as embed
@@ -30,3 +34,13 @@ from funnet.lift import repeat as repeat
 from funnet.model import Model as Model
 from funnet.scope import Scope as Scope
 from funnet.scope import layer as layer
+from funnet.train.checkpoint import load as load
+from funnet.train.checkpoint import save as save
+from funnet.train.evaluate import evaluate as evaluate
+from funnet.train.evaluate import predict as predict
+from funnet.train.fit import fit as fit
+from funnet.train.objective import classification as classification
+from funnet.train.objective import regression as regression
+from funnet.train.run import Run as Run
+from funnet.train.step import guarded as guarded
+from funnet.train.step import train_step as train_step

@@ -44,14 +44,14 @@ def cross_entropy(
     checks.within("label_smoothing", label_smoothing, 0, 1)
     (logits,) = _widen(logits)
     peak, log_total = _log_sum_exp(logits)
-    # A gather, though its gradient is a scatter: on CPU value and gradient took 8.6 us for
-    # (256, 10) inside a scan, 200 ms for (2048, 50257); comparing with an iota 9.7 and 335.
+    # A gather, though its gradient is a scatter: on CPU value and gradient took 8.3 us for
+    # (256, 10) in a scan and 200 ms for (2048, 50257); comparing with an iota 9.7 and 250.
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     loss = log_total + (peak - picked)
     if not (checks.concrete(label_smoothing) and label_smoothing == 0):
         even = log_total + jnp.mean(peak[..., None] - logits, axis=-1)
         loss = (1 - label_smoothing) * loss + label_smoothing * even
-    # A product, not a `where`, for a `where` would give a finite gradient.
+    # A product, for a `where` would give such a row the gradient 0.
     return loss * jnp.where(valid, 1.0, jnp.nan)
 
 

@@ -81,8 +81,7 @@ class Scope:
                 f"{self._who()} keeps state ({self._where(name)}), and none was given: "
                 "call model.apply(params, state, x), which returns (output, state)"
             )
-        stored = self._stored(self._state, record, "variable")
-        return self.frame.updates.get(record.path, stored)
+        return self.frame.updates.get(record.path, self._stored(self._state, record, "variable"))
 
     def update(self, name: str, value: ArrayLike) -> None:
         """Sets the next value of the state called `name`, kept in the dtype it has."""
@@ -171,10 +170,8 @@ class Scope:
     def _record(self, records: dict[Path, Record], record: Record) -> jax.Array:
         known = records.setdefault(record.path, record)
         if known.shape != record.shape:
-            raise ValueError(
-                f"{'.'.join(record.path)} is shared by calls that need different shapes: "
-                f"{known.shape} and {record.shape}, given {self.given}"
-            )
+            shapes = f"{known.shape} and {record.shape}, given {self.given}"
+            raise ValueError(f"{'.'.join(record.path)!r} is shared by calls that need {shapes}")
         return jnp.zeros(record.shape, record.dtype)
 
     def _stored(self, tree: Any, record: Record, kind: str) -> Any:
@@ -198,8 +195,8 @@ class Scope:
     def _stay_home(self, does: str) -> None:
         if not self.at_home:
             raise ValueError(
-                f"{self._who()} {does} inside a scan, vmap, cond, grad or jit of your own, which it "
-                "could not leave: use fn.repeat(layer, n) or fn.remat(layer), or transform model.apply"
+                f"{self._who()} {does} inside a scan, vmap, cond, grad or jit of your own, which "
+                "it cannot leave: use fn.repeat(layer, n) or fn.remat(layer), or map model.apply"
             )
 
     def _where(self, name: str = "") -> str:

@@ -35,7 +35,8 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
 
         (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
         norm = optax.global_norm(gradients)
-        updates, kept = optimizer.update(gradients, run.optimizer_state, run.params)
+        with jax.numpy_dtype_promotion("standard"):  # which optax counts on
+            updates, kept = optimizer.update(gradients, run.optimizer_state, run.params)
         params = optax.apply_updates(run.params, updates)
         new = run.next(params=params, state=state, optimizer_state=kept)
         return guarded(run, new, loss, norm), {"loss": loss, **metrics, "gradient_norm": norm}

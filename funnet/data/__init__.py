@@ -1,0 +1,9 @@
+"""Data: where it comes from, in which order it is seen, and how it is varied."""
+
+# from funnet.data import augment as augment
+from funnet.data.batches import Batches as Batches
+from funnet.data.batches import batches as batches
+from funnet.data.sources import cifar10 as cifar10
+from funnet.data.sources import digits as digits
+from funnet.data.sources import fashion_mnist as fashion_mnist
+from funnet.data.sources import mnist as mnist

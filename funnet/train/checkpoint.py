@@ -1,0 +1,169 @@
+"""A tree of arrays in a file, whole or not at all, and back.
+
+Leaves are stored under their dotted paths in the safetensors format, which holds numbers and
+nothing that could run. A file is written under another name, flushed to disk, and renamed into
+place: a reader finds the old file or the new one, never half of either.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from funnet.select import nest
+
+Tree = Any
+
+
+def save(path: str | Path, tree: Tree) -> None:
+    """Writes the arrays of a tree to a safetensors file.
+
+    Args:
+        path: the file to make or to replace; its folder is made if missing.
+        tree: any pytree of arrays: nested dicts, a `Run`, an optimizer's state.
+
+    Raises:
+        TypeError: if a leaf is no array of numbers.
+        OSError: if the file cannot be written; what was there before is untouched.
+
+    >>> import tempfile
+    >>> file = tempfile.mkdtemp() + "/params.safetensors"
+    >>> save(file, {"head": {"bias": jnp.zeros(3)}})
+    >>> load(file)["head"]["bias"].shape
+    (3,)
+    """
+    path, leaves = Path(path), _named(tree)
+    arrays = {name: _storable(name, leaf) for name, leaf in leaves.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as temporary:
+        save_file(arrays, temporary)
+
+
+def load(path: str | Path, like: Tree = None) -> Tree:
+    """Reads a tree that `save` wrote.
+
+    Args:
+        path: the file.
+        like: a tree of arrays or `jax.ShapeDtypeStruct`s, such as `model.shapes(x)` gives or a
+            fresh `Run`; the result has its structure. Without it the result is nested dicts.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or its names, shapes or dtypes are not those of `like`:
+            all that are missing, surplus or misshapen are listed.
+    """
+    stored = _read(Path(path))
+    if like is None:
+        return nest({name: _device(name, array) for name, array in stored.items()})
+    _, structure = jax.tree.flatten(like)
+    wanted = _named(like)
+    _compare(Path(path), stored, wanted)
+    return structure.unflatten([_restored(stored[name], leaf) for name, leaf in wanted.items()])
+
+
+def _named(tree: Tree) -> dict[str, Any]:
+    """The leaves by dotted path, in the order in which the tree is flattened."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    named = {".".join(_word(part) for part in path) or "value": leaf for path, leaf in leaves}
+    if len(named) < len(leaves):
+        raise ValueError("two leaves of the tree have the same dotted path: names must have no dot")
+    return named
+
+
+def _word(part: Any) -> str:
+    for attribute in ("name", "key", "idx"):
+        if hasattr(part, attribute):
+            return str(getattr(part, attribute))
+    return str(part)
+
+
+def _storable(name: str, leaf: Any) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    array = np.asarray(leaf)
+    if array.dtype.kind not in "biuf" and array.dtype != jnp.bfloat16:
+        raise TypeError(f"{name} must be an array of numbers to be saved, got {array.dtype}")
+    return np.ascontiguousarray(array).reshape(array.shape)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[str]:
+    """A new file beside `path` that takes its place if the block ends well, else vanishes."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _flush(path.parent)
+
+
+def _flush(path: str | Path) -> None:
+    """Makes sure that a file, or the names in a folder, have reached the disk."""
+    if os.name == "nt" and Path(path).is_dir():
+        return  # folders cannot be opened there
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path} to load")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+
+
+def _compare(path: Path, stored: dict[str, np.ndarray], wanted: dict[str, Any]) -> None:
+    missing = [name for name in wanted if name not in stored]
+    surplus = [name for name in stored if name not in wanted]
+    misshapen = [
+        f"{name} (stored {_kind(stored[name])}, expected {_kind(_plain(leaf))})"
+        for name, leaf in wanted.items()
+        if name in stored and _kind(stored[name]) != _kind(_plain(leaf))
+    ]
+    found = {"missing": missing, "surplus": surplus, "misshapen": misshapen}
+    if any(found.values()):
+        lines = [f"{what}: {', '.join(names)}" for what, names in found.items() if names]
+        raise ValueError(f"{path} does not match the tree that is asked for; " + "; ".join(lines))
+
+
+def _kind(x: Any) -> str:
+    return f"{np.dtype(x.dtype).name}{list(x.shape)}"
+
+
+def _plain(leaf: Any) -> Any:
+    """The shape and dtype in which a leaf is stored; a random key as its words."""
+    leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.eval_shape(jax.random.key_data, leaf)
+    return leaf
+
+
+def _restored(array: np.ndarray, like: Any) -> jax.Array:
+    if jnp.issubdtype(getattr(like, "dtype", np.float32), jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(array))
+    return jnp.asarray(array)
+
+
+def _device(name: str, array: np.ndarray) -> jax.Array:
+    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+        raise ValueError(f"{name} is {array.dtype}: set jax_enable_x64, or it would lose precision")
+    return jnp.asarray(array)

@@ -1,0 +1,118 @@
+"""`evaluate` measures and `predict` applies, over all examples exactly, by one program each."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from funnet.data.batches import checked
+from funnet.metrics import Mean
+from funnet.model import Model
+from funnet.train.log import is_metric, joined, summed, values
+from funnet.train.objective import Objective
+from funnet.train.run import Run
+
+
+def evaluate(
+    objective: Objective, run: Run, data: Mapping[str, Any], *, batch_size: int = 1000
+) -> dict[str, Any]:
+    """The objective's metrics over all examples, each counted exactly once.
+
+    The last batch is padded to full size with rows of `batch["weight"]` zero, so one program
+    serves all; an objective that does not look at the weight is refused if there is padding.
+
+    Args:
+        objective: as for `train_step`; here `train` is false and `key` is None.
+        run: the run to measure.
+        data: arrays by name, with one row for each example.
+        batch_size: examples at a time.
+
+    Returns:
+        Numbers by name; matrices as nested lists.
+
+    Raises:
+        ValueError: if the data is empty or not finite, or the objective ignores a weight of zero.
+        TypeError: if a metric is no sum that adds up.
+    """
+    data = checked(data)
+    examples = len(next(iter(data.values())))
+    size = min(batch_size, examples)
+    found = []
+    for start in range(0, examples, size):
+        batch = _padded(data, start, size, examples)
+        if start == 0:
+            _check_objective(objective, run, batch, padded=examples % size > 0)
+        found.append((_measure(objective, run.params, run.state, batch), batch["weight"].sum()))
+    return values(functools.reduce(joined, [_total(*pair) for pair in found]))
+
+
+def _total(measured: tuple[jax.Array, dict[str, Any]], rows: int) -> dict[str, Any]:
+    """A batch's metrics in 64 bits, its loss among them."""
+    loss, metrics = jax.device_get(measured)
+    return summed(jax.tree.map(lambda x: x[None], {"loss": Mean(loss * rows, rows), **metrics}))
+
+
+def _check_objective(objective: Objective, run: Run, batch: dict[str, Any], padded: bool) -> None:
+    traced = _measure.trace(objective, run.params, run.state, batch)
+    for name, metric in traced.out_info[1].items():
+        if not is_metric(metric):
+            raise TypeError(
+                f"evaluate adds metrics up over batches, and metrics[{name!r}] is a plain number: "
+                "return fn.metrics.mean(values, batch.get('weight')) from the objective"
+            )
+    last = len(jax.tree.leaves((run.params, run.state, batch))) - 1  # "weight" sorts last
+    weight, program = traced.jaxpr.jaxpr.invars[last], traced.jaxpr.jaxpr
+    if padded and not any(weight is var for eqn in program.eqns for var in eqn.invars):
+        raise ValueError(
+            "the last batch is padded to full size, and the objective ignores batch['weight'], so "
+            "padding would count: average with fn.metrics.mean(values, batch.get('weight'))"
+        )
+
+
+def predict(model: Model, run: Run, inputs: Any, *, batch_size: int = 1000) -> Any:
+    """The model's outputs for all inputs, as NumPy arrays with one row for each.
+
+    Args:
+        model: the model.
+        run: the run whose parameters and state to use.
+        inputs: (N, ...), or a pytree of such arrays.
+        batch_size: examples at a time; a last batch is padded, and its padding cut off again.
+    """
+    rows = [len(leaf) for leaf in jax.tree.leaves(inputs)]
+    if not rows or len(set(rows)) > 1 or not rows[0]:
+        raise ValueError(
+            f"inputs must be arrays with the same number of rows, at least 1, got {rows}"
+        )
+    size, parts = min(batch_size, rows[0]), []
+    for start in range(0, rows[0], size):
+        take = functools.partial(_rows, start=start, size=size)
+        output = _outputs(model, run.params, run.state, jax.tree.map(take, inputs))
+        real = min(size, rows[0] - start)
+        parts.append(jax.tree.map(lambda x, n=real: np.asarray(x)[:n], output))
+    return jax.tree.map(lambda *each: np.concatenate(each), *parts)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measure(objective: Objective, params: Any, state: Any, batch: Any) -> tuple[jax.Array, dict]:
+    loss, (_, metrics) = objective(params, state, batch, train=False, key=None)
+    return loss, metrics
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(model: Model, params: Any, state: Any, inputs: Any) -> Any:
+    return model.apply(params, state, inputs)[0]
+
+
+def _rows(array: Any, start: int, size: int) -> np.ndarray:
+    """Rows from `start` on, the last one again where there are no more."""
+    rows = np.asarray(array[start : start + size])
+    return np.pad(rows, ((0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)), mode="edge")
+
+
+def _padded(data: Mapping[str, np.ndarray], start: int, size: int, examples: int) -> dict[str, Any]:
+    """A batch of full size, its ids, and weight 1 for every row that is no padding."""
+    ids = np.arange(start, start + size, dtype=np.int32)
+    batch = {name: _rows(array, start, size) for name, array in data.items()}
+    return {**batch, "id": ids, "weight": (ids < examples).astype(np.int32)}

@@ -1,0 +1,124 @@
+"""`fit`: takes steps until a run has taken enough, and tells what happens."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funnet.data.batches import Batches
+from funnet.train.log import Log, summed, values
+from funnet.train.loop import Chunk, Feed, Source, advance
+from funnet.train.run import Run
+from funnet.train.step import Step
+
+
+def fit(
+    step: Step,
+    run: Run,
+    batches: Batches | Source,
+    *,
+    epochs: float | None = None,
+    steps: int | None = None,
+    validate: Callable[[Run], Mapping[str, Any]] | None = None,
+    validate_every: int | None = None,
+    folder: str | Path | None = None,
+    log_every: int = 100,
+    progress: bool = True,
+    fuse: int | None = None,
+) -> Run:
+    """Takes steps until the run has taken `steps` in all, and returns the run.
+
+    Step `i` gets `batches[i]`. Many steps go out in one dispatch, data that fits stays on the
+    device, and the result is the same to the last bit however steps are fused or a training is
+    cut: `fit(..., steps=100)` and then `fit(..., steps=200)` is `fit(..., steps=200)`. The `run`
+    given stays valid.
+
+    Args:
+        step: a pure function `(run, batch) -> (run, metrics)` that adds one to `run.step`, such as
+            `train_step` makes; `run.next(...)` does it. It is jitted here.
+        run: where to begin.
+        batches: `fn.data.batches(...)`, or anything whose `[step]` is a dict of arrays.
+        epochs: how often each example is to be seen in all, with `fn.data.batches`.
+        steps: how many steps the run is to have taken in all; give this or `epochs`.
+        validate: a function of the run that gives numbers to print and log.
+        validate_every: steps between validations, by default an epoch; the last step has one too.
+        folder: the run's folder, made if missing; `metrics.jsonl` in it grows.
+        log_every: steps behind one line of `metrics.jsonl`.
+        progress: whether to print a line of progress to stderr.
+        fuse: steps in one dispatch; by default as many as take about a quarter of a second.
+
+    Raises:
+        ValueError: if a step is refused (loss or gradient not finite, label out of range); the
+            error names step and value, and its attribute `run` is the run before that step.
+    """
+    stop, at = _last_step(batches, epochs, steps), int(run.step)
+    run = jax.tree.map(jnp.copy, run)  # the caller's stays valid; this one is donated step by step
+    if at >= stop:
+        return run
+    feed = Feed(batches)
+    with Log(Path(folder) if folder else None, stop, every=log_every, progress=progress) as log:
+        for target in _targets(at, stop, _interval(batches, stop, validate, validate_every)):
+            for run, chunk in advance(step, run, feed, target, fuse):  # noqa: B020
+                if chunk.refused:
+                    raise _refusal(step, run, batches, chunk)
+                epoch = _epoch(batches, chunk.start + chunk.steps)
+                log.steps_taken(chunk.start, chunk.steps, chunk.metrics, epoch)
+            if validate is not None:
+                log.entry(target, "validation", validate(run))
+    return run
+
+
+def _last_step(batches: Batches | Source, epochs: float | None, steps: int | None) -> int:
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"give fit either epochs or steps, got epochs={epochs!r}, steps={steps!r}")
+    if steps is None and not isinstance(batches, Batches):
+        raise ValueError("epochs needs batches of fn.data.batches; give steps for another source")
+    last = batches.steps(epochs) if isinstance(batches, Batches) and epochs is not None else steps
+    if last is None or last < 0:
+        raise ValueError(f"epochs and steps must not be negative, got {last} steps")
+    return last
+
+
+def _interval(batches: Batches | Source, stop: int, validate: Any, every: int | None) -> int:
+    """The steps between validations: an epoch unless said otherwise."""
+    if every is not None and every < 1:
+        raise ValueError(f"validate_every must be at least 1, got {every}")
+    if validate is None:
+        return stop
+    return every or (batches.steps(1) if isinstance(batches, Batches) else stop)
+
+
+def _targets(at: int, stop: int, every: int) -> list[int]:
+    """The steps to pause at: each multiple of `every`, and the last."""
+    return [*range((at // every + 1) * every, stop, every), stop]
+
+
+def _epoch(batches: Batches | Source, step: int) -> float | None:
+    return step * batches.size / batches.examples if isinstance(batches, Batches) else None
+
+
+def _refusal(step: Step, run: Run, batches: Batches | Source, chunk: Chunk) -> ValueError:
+    """The error of a refused step, which is taken once more without jit to see what is wrong."""
+    at = chunk.start + chunk.steps - 1
+    numbers = values(summed(jax.tree.map(lambda x: x[-1:], chunk.metrics)))
+    bad = [f"{name} is {value}" for name, value in numbers.items() if not np.isfinite(value).all()]
+    what = ", ".join(bad) or "it returned a run whose step is no later (return run.next(...))"
+    cause = _replayed(step, run, batches[at])
+    because = f", because {cause}" if cause else ""
+    error = ValueError(f"step {at} was refused: {what}{because}")
+    error.add_note(f"the run as it was before step {at} is this error's attribute run")
+    error.run = run  # type: ignore[attr-defined]
+    error.__cause__ = cause
+    return error
+
+
+def _replayed(step: Step, run: Run, batch: Mapping[str, Any]) -> Exception | None:
+    """What an eager step raises, where labels and ids are checked by value."""
+    try:
+        step(run, jax.tree.map(jnp.asarray, dict(batch)))
+    except (ValueError, TypeError) as error:
+        return error
+    return None
