@@ -5,7 +5,6 @@ each turn draws what a layer under the turn's index would draw: `blocks.3.conv.k
 """
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funnet.compiling import DRAW, quick_jit
 from funnet.keys import fold, words
 from funnet.select import Path, Turns, nest, turned
 
@@ -47,9 +47,13 @@ def shapes(records: Iterable[Record]) -> dict[str, Any]:
     return nest({".".join(record.path): record.stored for record in records})
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def draw(trees: tuple[tuple[Record, ...], ...], key: jax.Array) -> tuple[dict[str, Any], ...]:
     """A tree of arrays for each tuple of records."""
+    return _draw(trees, key)
+
+
+@quick_jit(DRAW, static_argnums=0)
+def _draw(trees: tuple[tuple[Record, ...], ...], key: jax.Array) -> tuple[dict[str, Any], ...]:
     names = [name for records in trees for record in records for name in record.names]
     pairs = np.stack([words(name) for name in names]) if names else np.zeros((0, 2), np.uint32)
     keys, taken = jax.vmap(fold, (None, 0))(key, jnp.asarray(pairs)), 0

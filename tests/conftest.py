@@ -11,3 +11,11 @@ jax.config.update("jax_debug_key_reuse", True)
 def key():
     """One random key, the same for every test."""
     return jax.random.key(0)
+
+
+@pytest.fixture
+def quick_compilation():
+    """Programs compiled in half the time and run slowly: for tests of what is computed, not how."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

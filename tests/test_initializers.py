@@ -87,7 +87,14 @@ def test_follows_its_distribution(name, key):
 
 
 @pytest.mark.parametrize(
-    "init", [*(init for init, _, _ in DRAWN.values()), initializers.orthogonal()], ids=str
+    "init",
+    [
+        initializers.kaiming_uniform(),
+        initializers.xavier_normal(),
+        initializers.truncated_normal(),
+        initializers.orthogonal(),
+    ],
+    ids=["uniform", "normal", "truncated", "orthogonal"],
 )
 def test_half_precision_and_randomness(init, key):
     dtype = jnp.bfloat16
@@ -106,7 +113,7 @@ def test_float64(key):
         np.testing.assert_allclose(x.T @ x, 4 * np.eye(5), atol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (4, 4), (3, 3, 2, 5), (1, 2, 3, 9)], ids=str)
+@pytest.mark.parametrize("shape", [(7, 3), (3, 7), (3, 3, 2, 5)], ids=str)
 def test_orthogonal(shape, key):
     x = np.asarray(initializers.orthogonal(1.5)(key, shape, jnp.float32), np.float64)
     assert x.shape == shape

@@ -34,8 +34,8 @@ def reference_cross_entropy(logits, labels, smoothing=0.0):
     return -(1 - smoothing) * hit - (smoothing * log_p.mean(-1) if smoothing else 0)
 
 
-def value_and_gradients(loss, x):
-    value, pullback = jax.vjp(jax.jit(loss), x)
+def value_and_gradient(loss, x, *rest):
+    value, pullback = jax.vjp(jax.jit(lambda x: loss(x, *rest)), x)
     return value, pullback(jnp.ones_like(value))[0]
 
 
@@ -58,27 +58,23 @@ def huber(predictions, targets):
     return losses.huber(predictions, targets, delta=0.7)
 
 
-# name: loss, its formula in NumPy, what draws its two arguments
+# name: loss, its formula in NumPy, what draws its predictions; targets are probabilities
 FLOAT_LOSSES = {
     "soft_cross_entropy": (
         losses.soft_cross_entropy,
         lambda x, t: -(t * scipy.special.log_softmax(x, axis=-1)).sum(-1),
-        (draw, draw_probabilities),
+        draw,
     ),
-    "binary_cross_entropy": (
-        losses.binary_cross_entropy,
-        reference_binary,
-        (draw, draw_probabilities),
-    ),
-    "mse": (losses.mse, lambda x, t: over_examples((x - t) ** 2), (draw, draw_probabilities)),
-    "l1": (losses.l1, lambda x, t: over_examples(abs(x - t)), (draw, draw_probabilities)),
-    "huber": (huber, reference_huber, (draw, draw_probabilities)),
+    "binary_cross_entropy": (losses.binary_cross_entropy, reference_binary, draw),
+    "mse": (losses.mse, lambda x, t: over_examples((x - t) ** 2), draw),
+    "l1": (losses.l1, lambda x, t: over_examples(abs(x - t)), draw),
+    "huber": (huber, reference_huber, draw),
     "kl_divergence": (
         losses.kl_divergence,
         lambda x, t: scipy.special.rel_entr(t, np.exp(x)).sum(-1),
-        (lambda shape: np.log(draw_probabilities(shape, 3)), draw_probabilities),
+        lambda shape: np.log(draw_probabilities(shape, 3)),
     ),
-    "cosine": (losses.cosine, reference_cosine, (draw, lambda shape: draw(shape, 4))),
+    "cosine": (losses.cosine, reference_cosine, draw),
 }
 each_float_loss = pytest.mark.parametrize("name", FLOAT_LOSSES)
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -89,7 +85,9 @@ class TestValues:
     @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
     def test_cross_entropy_is_its_formula(self, shape, smoothing):
         logits, labels = draw(shape), draw_labels(shape)
-        loss = losses.cross_entropy(logits, labels, label_smoothing=smoothing)
+        loss = jax.jit(losses.cross_entropy, static_argnames="label_smoothing")(
+            logits, labels, label_smoothing=smoothing
+        )
         expected = reference_cross_entropy(logits, labels, smoothing)
         assert loss.shape == labels.shape
         np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
@@ -97,8 +95,8 @@ class TestValues:
     @each_shape
     @each_float_loss
     def test_the_others_are_theirs(self, name, shape):
-        loss, reference, (left, right) = FLOAT_LOSSES[name]
-        x, t = left(shape), right(shape)
+        loss, reference, predict = FLOAT_LOSSES[name]
+        x, t = predict(shape), draw_probabilities(shape)
         expected = reference(x, t)
         result = jax.jit(loss)(x, t)
         assert result.shape == expected.shape
@@ -106,10 +104,10 @@ class TestValues:
 
     @each_float_loss
     def test_float64_is_kept_to_its_last_digits(self, name):
-        loss, reference, (left, right) = FLOAT_LOSSES[name]
-        x, t = left((4, 6)), right((4, 6))
+        loss, reference, predict = FLOAT_LOSSES[name]
+        x, t = predict((4, 6)), draw_probabilities((4, 6))
         with jax.enable_x64(True):
-            result = loss(x, t)
+            result = jax.jit(loss)(x, t)
         assert result.dtype == np.float64
         np.testing.assert_allclose(result, reference(x, t), rtol=1e-12, atol=1e-13)
 
@@ -124,19 +122,18 @@ class TestDtypes:
     @each_float_loss
     def test_half_precision_is_computed_in_float32(self, name):
         dtype = jnp.bfloat16
-        loss, _, (left, right) = FLOAT_LOSSES[name]
-        x, t = jnp.asarray(left((4, 6)), dtype), jnp.asarray(right((4, 6)), dtype)
-        result, gradient = jax.jit(lambda x, t: value_and_gradients(lambda x: loss(x, t), x))(x, t)
+        loss, _, predict = FLOAT_LOSSES[name]
+        x, t = jnp.asarray(predict((4, 6)), dtype), jnp.asarray(draw_probabilities((4, 6)), dtype)
+        result, gradient = value_and_gradient(loss, x, t)
         assert (result.dtype, gradient.dtype) == (jnp.float32, dtype)
         wide = jax.jit(loss)(x.astype(jnp.float32), t.astype(jnp.float32))
         np.testing.assert_allclose(result, wide, rtol=1e-6, atol=1e-7)
 
-    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-    def test_half_precision_cross_entropy(self, dtype):
-        logits, labels = jnp.asarray(draw((4, 6)), dtype), draw_labels((4, 6))
-        result = losses.cross_entropy(logits, labels, label_smoothing=0.1)
-        wide = losses.cross_entropy(logits.astype(jnp.float32), labels, label_smoothing=0.1)
+    def test_half_precision_cross_entropy(self):
+        logits, labels = jnp.asarray(draw((4, 6)), jnp.float16), draw_labels((4, 6))
+        result = losses.cross_entropy(logits, labels)
         assert result.dtype == jnp.float32
+        wide = losses.cross_entropy(logits.astype(jnp.float32), labels)
         np.testing.assert_array_equal(result, wide)
 
     def test_dtypes_may_be_mixed(self):
@@ -167,17 +164,15 @@ class TestGradients:
 
     @each_float_loss
     def test_finite_differences(self, name):
-        loss, _, (left, right) = FLOAT_LOSSES[name]
+        loss, _, predict = FLOAT_LOSSES[name]
         with jax.enable_x64(True):
-            arguments = jnp.asarray(left((3, 4))), jnp.asarray(right((3, 4)))
+            arguments = jnp.asarray(predict((3, 4))), jnp.asarray(draw_probabilities((3, 4)))
             check_grads(jax.jit(loss), arguments, order=1)
 
     def test_the_gradient_is_softmax_minus_onehot_even_far_out(self):
         logits = np.array([[1e4, 0, -1e4], [-1e4, 1e4, 1e4 - 1], [0, -np.inf, 1]], np.float32)
         labels = np.array([2, 1, 0])
-        loss, gradient = value_and_gradients(
-            lambda x: losses.cross_entropy(x, labels), jnp.asarray(logits)
-        )
+        loss, gradient = value_and_gradient(losses.cross_entropy, logits, labels)
         wide = logits.astype(np.float64)
         np.testing.assert_allclose(loss, reference_cross_entropy(wide, labels), 1e-6)
         expected = scipy.special.softmax(wide, axis=-1) - np.eye(3)[labels]
@@ -186,7 +181,7 @@ class TestGradients:
     def test_an_exact_hit_pulls_nowhere(self):
         zero = jnp.zeros((2, 3))
         for loss in (losses.mse, losses.l1, losses.huber):
-            value, gradient = value_and_gradients(lambda x, f=loss: f(x, zero), zero)
+            value, gradient = value_and_gradient(loss, zero, zero)
             np.testing.assert_array_equal(value, np.zeros(2))
             np.testing.assert_array_equal(gradient, np.zeros((2, 3)))
 
@@ -194,9 +189,7 @@ class TestGradients:
 class TestExtremes:
     def test_a_ruled_out_class_costs_nothing_unless_it_is_the_label(self):
         logits = jnp.array([[0.0, -jnp.inf], [0.0, -jnp.inf]])
-        loss, gradient = value_and_gradients(
-            lambda x: losses.cross_entropy(x, jnp.array([0, 1])), logits
-        )
+        loss, gradient = value_and_gradient(losses.cross_entropy, logits, np.array([0, 1]))
         np.testing.assert_array_equal(loss, [0, np.inf])
         np.testing.assert_array_equal(gradient, [[0, 0], [1, -1]])
 
@@ -207,9 +200,7 @@ class TestExtremes:
     def test_soft_targets_may_rule_a_class_out_too(self):
         logits = jnp.array([[1.0, 1.0, -jnp.inf]])
         targets = jnp.array([[0.25, 0.75, 0.0]])
-        loss, gradient = value_and_gradients(
-            lambda x: losses.soft_cross_entropy(x, targets), logits
-        )
+        loss, gradient = value_and_gradient(losses.soft_cross_entropy, logits, targets)
         np.testing.assert_allclose(loss, [np.log(2)], rtol=1e-6)
         np.testing.assert_allclose(gradient, [[0.25, -0.25, 0]], atol=1e-6)
 
@@ -217,9 +208,7 @@ class TestExtremes:
     def test_binary_far_out(self, size):
         logits = jnp.array([size, -size, size, -size], jnp.float32)
         targets = jnp.array([1.0, 0.0, 0.0, 1.0])
-        loss, gradient = value_and_gradients(
-            lambda x: losses.binary_cross_entropy(x, targets), logits
-        )
+        loss, gradient = value_and_gradient(losses.binary_cross_entropy, logits, targets)
         right = np.log1p(np.exp(-size))
         np.testing.assert_allclose(loss, [right, right, size + right, size + right], rtol=1e-5)
         slope = scipy.special.expit(-size)
@@ -232,10 +221,8 @@ class TestExtremes:
         np.testing.assert_allclose(loss, [np.log(2)], rtol=1e-6)
         for gradient in pullback(jnp.ones(1)):
             assert jnp.isfinite(gradient).all()
-
-    def test_a_missed_class_is_infinitely_far(self):
-        loss = losses.kl_divergence(jnp.array([[0.0, -jnp.inf]]), jnp.array([[0.5, 0.5]]))
-        np.testing.assert_array_equal(loss, [np.inf])
+        missed = losses.kl_divergence(jnp.array([[0.0, -jnp.inf]]), jnp.array([[0.5, 0.5]]))
+        np.testing.assert_array_equal(missed, [np.inf])
 
     @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
     def test_the_cosine_does_not_know_lengths(self, scale):
@@ -244,10 +231,7 @@ class TestExtremes:
         np.testing.assert_allclose(result, reference_cosine(a, b), rtol=1e-5)
 
     def test_zero_vectors_have_finite_gradients(self):
-        a, b = (
-            jnp.array([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]]),
-            jnp.array([[0.0, 0], [1, 2], [0, 0]]),
-        )
+        a, b = jnp.array([[0.0, 0], [0, 0], [3, 4]]), jnp.array([[0.0, 0], [1, 2], [0, 0]])
         loss, pullback = jax.vjp(jax.jit(losses.cosine), a, b)
         np.testing.assert_array_equal(loss, [1, 1, 1])
         for gradient in pullback(jnp.ones(3)):
@@ -274,7 +258,7 @@ class TestLabels:
         @jax.jit
         def loss_and_gradients(labels):
             loss = lambda x: losses.cross_entropy(x, labels, label_smoothing=smoothing)  # noqa: E731
-            return value_and_gradients(loss, jnp.zeros((3, 10)))
+            return value_and_gradient(loss, jnp.zeros((3, 10)))
 
         for wrong in (-1, 10, 11, -10):
             loss, gradient = loss_and_gradients(jnp.array([0, wrong, 9]))
@@ -285,9 +269,7 @@ class TestLabels:
     def test_inside_a_scan_and_vmap(self):
         logits, labels = draw((5, 4, 3)), draw_labels((5, 4, 3))
         expected = reference_cross_entropy(logits, labels)
-        _, scanned = jax.lax.scan(
-            lambda _, xs: (None, losses.cross_entropy(*xs)), None, (logits, labels)
-        )
+        scanned = jax.lax.map(lambda xs: losses.cross_entropy(*xs), (logits, labels))
         np.testing.assert_allclose(scanned, expected, rtol=1e-5)
         np.testing.assert_allclose(jax.vmap(losses.cross_entropy)(logits, labels), expected, 1e-5)
 
@@ -298,14 +280,12 @@ class TestLabels:
             expected = reference_cross_entropy(logits, labels, smoothing)
             np.testing.assert_allclose(loss, expected, rtol=1e-5)
 
-    @pytest.mark.parametrize("dtype", [np.float32, np.bool_])
-    def test_labels_must_be_integers(self, dtype):
-        with pytest.raises(TypeError, match=r"labels must be integers, got .*astype\('int32'\)"):
-            losses.cross_entropy(np.zeros((2, 3)), np.zeros(2, dtype))
-
-    def test_logits_must_be_floats(self):
+    def test_dtypes_are_not_guessed(self):
+        for dtype in (np.float32, np.bool_):
+            with pytest.raises(TypeError, match=r"labels must be integers.*astype\('int32'\)"):
+                losses.cross_entropy(np.zeros((2, 3)), np.zeros(2, dtype))
         with pytest.raises(TypeError, match=r"logits must be floating point, got int32"):
-            losses.cross_entropy(jnp.zeros((2, 3), jnp.int32), jnp.zeros(2, jnp.int32))
+            losses.cross_entropy(np.zeros((2, 3), np.int32), np.zeros(2, np.int32))
 
     @pytest.mark.parametrize(
         ("shape", "cure"),
@@ -401,12 +381,10 @@ def assert_alike(ours, theirs, torch, x):
 class TestTorch:
     @each_float_loss
     def test_values_and_gradients(self, name, torch):
-        loss, _, (left, right) = FLOAT_LOSSES[name]
-        x, t = left((5, 4)), right((5, 4))
+        loss, _, predict = FLOAT_LOSSES[name]
+        x, t = predict((5, 4)), draw_probabilities((5, 4))
         theirs = torch_losses(torch)[name]
-        assert_alike(
-            lambda x: loss(x, jnp.asarray(t)), lambda x: theirs(x, torch.tensor(t)), torch, x
-        )
+        assert_alike(lambda x: loss(x, t), lambda x: theirs(x, torch.tensor(t)), torch, x)
 
     @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
     def test_cross_entropy(self, smoothing, torch):

@@ -73,7 +73,7 @@ class TestAddingUp:
         padded = np.concatenate([logits, padding])
         weight = np.arange(27) < 23
         expected = METRICS[name](logits, labels)
-        result = METRICS[name](padded, np.pad(labels, (0, 4)), weight)
+        result = COMPILED[name](padded, np.pad(labels, (0, 4)), weight)
         assert_same_bits(result, expected)
 
     @each_metric
@@ -102,7 +102,7 @@ class TestAddingUp:
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), first)
         step = lambda total, batch: (total + metric(*batch), None)  # noqa: E731
         total, _ = jax.jit(lambda batches: jax.lax.scan(step, zero, batches))(batches)
-        assert_same_bits(total, metric(logits, labels, weight))
+        assert_same_bits(total, COMPILED[name](logits, labels, weight))
 
     def test_means_and_sums_do_not_mix(self):
         with pytest.raises(TypeError, match="unsupported operand"):
@@ -191,9 +191,8 @@ class TestTopK:
         np.testing.assert_allclose(metrics.accuracy(logits, labels).value, expected, rtol=1e-6)
 
     def test_of_equals_never_more_than_k(self):
-        labels = np.arange(4)
-        for k in (1, 2, 3, 4):
-            assert metrics.top_k(np.zeros((4, 4)), labels, k).total == k
+        for k in (1, 2, 3):
+            assert metrics.top_k(np.zeros((3, 3)), np.arange(3), k).total == k
 
     def test_infinities_are_ordered(self):
         logits = np.array([[-np.inf, np.inf, 0.0]] * 3)
@@ -202,10 +201,10 @@ class TestTopK:
 
     @pytest.mark.parametrize("place", [0, 1, 2])
     def test_a_row_with_nan_is_wrong(self, place):
-        logits = np.array([[0.0, 5.0, 1.0]])
-        logits[0, place] = np.nan
+        logits = np.array([[0.0, 5.0, 1.0]] * 3)
+        logits[2, place] = np.nan
         for k in (1, 2, 3):
-            assert metrics.top_k(logits, np.array([1]), k).total == 0
+            assert metrics.top_k(logits, np.ones(3, int), k).total == 2
 
     def test_sequences_are_averaged_within_an_example(self):
         logits = np.eye(3)[np.array([[0, 1], [2, 2]])]
@@ -262,8 +261,8 @@ class TestLabels:
         with pytest.raises(ValueError, match=rf"labels\[3\] is {wrong}, expected 0 <= labels <= 4"):
             METRICS[name](logits, labels)
         right = np.arange(len(labels)) != 3
-        expected = METRICS[name](logits[right], labels[right])
-        result = jax.jit(METRICS[name])(logits, labels)
+        expected = COMPILED[name](logits[right], labels[right])
+        result = COMPILED[name](logits, labels)
         np.testing.assert_array_equal(result.total, expected.total)
 
     @pytest.mark.parametrize("name", ["accuracy", "top_k", "confusion_matrix"])
@@ -280,13 +279,13 @@ class TestScikitLearn:
     def test_agrees(self, seed):
         reference = pytest.importorskip("sklearn.metrics")
         rng = np.random.default_rng(seed)
-        logits, labels = rng.normal(size=(40, 6)).astype(np.float32), rng.permutation(40) % 6
-        weight = rng.integers(0, 3, 40)
+        logits, labels = rng.normal(size=(23, 5)).astype(np.float32), rng.permutation(23) % 5
+        weight = rng.integers(0, 3, 23)
         expected = reference.confusion_matrix(labels, logits.argmax(1), sample_weight=weight)
         np.testing.assert_array_equal(
             metrics.confusion_matrix(logits, labels, weight).value, expected
         )
-        for k in (1, 3, 5):
+        for k in (1, 3, 4):
             expected = reference.top_k_accuracy_score(labels, logits, k=k, sample_weight=weight)
             np.testing.assert_allclose(
                 metrics.top_k(logits, labels, k, weight).value, expected, 1e-6

@@ -1,6 +1,6 @@
 """Data: where it comes from, in which order it is seen, and how it is varied."""
 
-# from funnet.data import augment as augment
+from funnet.data import augment as augment
 from funnet.data.batches import Batches as Batches
 from funnet.data.batches import batches as batches
 from funnet.data.sources import cifar10 as cifar10

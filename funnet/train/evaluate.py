@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from funnet.compiling import STEP, quick_jit
 from funnet.data.batches import checked
 from funnet.metrics import Mean
 from funnet.model import Model
@@ -55,7 +56,7 @@ def _total(measured: tuple[jax.Array, dict[str, Any]], rows: int) -> dict[str, A
 
 
 def _check_objective(objective: Objective, run: Run, batch: dict[str, Any], padded: bool) -> None:
-    traced = _measure.trace(objective, run.params, run.state, batch)
+    traced = _measure.quick.trace(objective, run.params, run.state, batch)
     for name, metric in traced.out_info[1].items():
         if not is_metric(metric):
             raise TypeError(
@@ -94,13 +95,13 @@ def predict(model: Model, run: Run, inputs: Any, *, batch_size: int = 1000) -> A
     return jax.tree.map(lambda *each: np.concatenate(each), *parts)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@quick_jit(STEP, static_argnums=0)
 def _measure(objective: Objective, params: Any, state: Any, batch: Any) -> tuple[jax.Array, dict]:
     loss, (_, metrics) = objective(params, state, batch, train=False, key=None)
     return loss, metrics
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@quick_jit(STEP, static_argnums=0)
 def _outputs(model: Model, params: Any, state: Any, inputs: Any) -> Any:
     return model.apply(params, state, inputs)[0]
 

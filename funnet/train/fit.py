@@ -59,7 +59,8 @@ def fit(
     if at >= stop:
         return run
     feed = Feed(batches)
-    with Log(Path(folder) if folder else None, stop, every=log_every, progress=progress) as log:
+    place = Path(folder) if folder is not None else None
+    with Log(place, at, stop, every=log_every, progress=progress) as log:
         for target in _targets(at, stop, _interval(batches, stop, validate, validate_every)):
             for run, chunk in advance(step, run, feed, target, fuse):  # noqa: B020
                 if chunk.refused:

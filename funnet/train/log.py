@@ -1,5 +1,6 @@
 """What a training tells while it runs: a line of progress, and `metrics.jsonl` in its folder."""
 
+import itertools
 import json
 import os
 import sys
@@ -51,6 +52,7 @@ class Log:
 
     Args:
         folder: where `metrics.jsonl` grows by a line an entry; `None` writes no file.
+        start: the step at which the training begins; at 0, a file of an earlier one is put aside.
         steps: the step at which the training ends, for the time that is left.
         every: the steps behind one line of training metrics.
         progress: whether to print at all.
@@ -60,6 +62,7 @@ class Log:
     def __init__(
         self,
         folder: Path | None,
+        start: int,
         steps: int,
         *,
         every: int = 100,
@@ -75,6 +78,8 @@ class Log:
         self.file = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            if start == 0:
+                _put_aside(folder / "metrics.jsonl")
             self.file = open(folder / "metrics.jsonl", "a", encoding="utf8")  # noqa: SIM115
 
     def __enter__(self) -> "Log":
@@ -138,6 +143,13 @@ class Log:
     def _line(self, text: str) -> None:
         clear = "\r\x1b[K" if self.live else ""
         print(f"{clear}{text}", file=self.stream, flush=True)
+
+
+def _put_aside(path: Path) -> None:
+    """Renames what an earlier training wrote to the first free of `metrics.1.jsonl`, and so on."""
+    if path.exists():
+        names = (path.with_suffix(f".{n}.jsonl") for n in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))
 
 
 def _text(numbers: Mapping[str, Any]) -> str:

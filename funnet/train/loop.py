@@ -6,7 +6,6 @@ fusing. The program stops before the first step after one that was refused, so t
 back is the run before the trouble.
 """
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funnet.compiling import STEP, quick_jit
 from funnet.data.batches import Batches
 from funnet.train.run import Run
 from funnet.train.step import Step
@@ -42,7 +42,7 @@ class Chunk(NamedTuple):
     refused: bool  # the last of the steps was not taken
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+@quick_jit(STEP, static_argnums=(0, 1, 2), donate_argnums=3)
 def _advance(
     step: Step, fetch: Callable, most: int, run: Run, source: Any, rows: Any, stop: jax.Array
 ) -> tuple[Run, Any, jax.Array]:

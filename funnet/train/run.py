@@ -1,13 +1,13 @@
 """A run: everything that training changes, as one pytree."""
 
 import dataclasses
-import functools
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from funnet.compiling import DRAW, quick_jit
 from funnet.draw import Record, draw
 from funnet.keys import named_key
 from funnet.model import Model
@@ -59,7 +59,7 @@ class Run:
         return dataclasses.replace(self, step=self.step + 1, **changes)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@quick_jit(DRAW, static_argnums=(0, 1))
 def _start(
     records: tuple[tuple[Record, ...], ...],
     optimizer: optax.GradientTransformation,

@@ -1,0 +1,53 @@
+"""Pictures of what a model saw and said, for people to look at. Needs Pillow."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TILE, CAPTION, GAP = 56, 14, 6  # pixels
+PAPER, INK, RED = (255, 255, 255), (40, 40, 40), (200, 30, 30)
+
+
+def grid(
+    path: str | Path,
+    images: Any,
+    captions: Sequence[str],
+    marked: Sequence[bool] | np.ndarray,
+    *,
+    title: str = "",
+    columns: int = 12,
+) -> None:
+    """Writes images as a grid of tiles with a caption under each; the marked ones in a red frame.
+
+    Args:
+        path: the PNG file to write.
+        images: uint8 (N, H, W, C) with one or three channels.
+        captions: a short text for each.
+        marked: whether to mark it.
+        title: a line at the top.
+        columns: tiles in a row.
+
+    Raises:
+        ImportError: if Pillow is missing; the message says what to install.
+    """
+    try:
+        from PIL import Image, ImageDraw
+    except ImportError as error:
+        raise ImportError("pictures need Pillow: pip install 'funnet[recipes]'") from error
+    rows, cell = -(-len(images) // columns), (TILE + GAP, TILE + CAPTION + GAP)
+    top = 2 * CAPTION if title else GAP
+    sheet = Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + top), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), title, fill=INK)
+    for i, image in enumerate(np.asarray(images)):
+        x, y = GAP + i % columns * cell[0], top + i // columns * cell[1]
+        color = RED if marked[i] else INK
+        tile = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+        sheet.paste(tile.resize((TILE, TILE), Image.Resampling.NEAREST), (x, y))
+        if marked[i]:
+            draw.rectangle((x - 2, y - 2, x + TILE + 1, y + TILE + 1), outline=RED, width=2)
+        draw.text((x, y + TILE + 1), captions[i], fill=color)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)

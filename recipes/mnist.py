@@ -1,0 +1,136 @@
+"""Handwritten digits: train a network on MNIST, test it, save it, look at its mistakes.
+
+    python -m recipes.mnist                  # the convolutional net, in seconds
+    python -m recipes.mnist --model mlp      # 784-128-64-10, the way textbooks do it
+
+Without MNIST (see the message for where it is looked for) it trains on scikit-learn's digits.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+import optax.contrib
+import tyro
+
+import funnet as fn
+from funnet.picture import grid
+
+
+@dataclasses.dataclass
+class Settings:
+    """What to train, on what, and for how long."""
+
+    model: Literal["mlp", "cnn"] = "cnn"
+    data: Literal["auto", "mnist", "fashion_mnist", "digits"] = "auto"
+    epochs: float | None = None  # by default 0.75 for cnn, 10 for mlp, 40 times that for digits
+    seed: int = 0
+    folder: Path = Path("runs/mnist")
+    holdout: int = 0  # measure on so many training images instead of on the test set
+
+
+@fn.layer
+def mlp(p: fn.Scope, images: jax.Array) -> jax.Array:
+    """784-128-64-10 with ReLU."""
+    x = fn.flatten(fn.normalise(images))
+    x = fn.relu(fn.dense(p["hidden1"], x, 128))
+    x = fn.relu(fn.dense(p["hidden2"], x, 64))
+    return fn.dense(p["out"], x, 10)
+
+
+@fn.layer
+def cnn(p: fn.Scope, images: jax.Array) -> jax.Array:
+    """Two small convolutions on 2 × 2 blocks of pixels, batch norm everywhere."""
+    x = fn.space_to_depth(fn.normalise(images, mean=0.13, std=0.31), 2)
+    x = fn.max_pool(fn.conv(p["conv1"], x, 16, 3, bias=False), 2, padding="valid")
+    x = fn.relu(fn.batch_norm(p["norm1"], x))
+    x = fn.relu(fn.batch_norm(p["norm2"], fn.conv(p["conv2"], x, 32, 3, bias=False)))
+    x = fn.dense(p["dense"], fn.flatten(x), 64, bias=False)
+    return fn.dense(p["out"], fn.relu(fn.batch_norm(p["norm3"], x)), 10)
+
+
+def schedule(steps: int, peak: float) -> optax.Schedule:
+    """Up to the peak in the first fifth of the steps, then down to zero."""
+    up = max(steps // 5, 1)
+    slopes = [optax.linear_schedule(0, peak, up), optax.linear_schedule(peak, 0, steps - up)]
+    return optax.join_schedules(slopes, [up])
+
+
+def muon(steps: int) -> optax.GradientTransformation:
+    """Muon for whatever is a matrix, kernels of convolutions too; Adam for biases and norms."""
+
+    def matrices(params: Any) -> Any:
+        axes = optax.contrib.MuonDimensionNumbers
+        return jax.tree.map(
+            lambda w: axes(tuple(range(w.ndim - 1)), w.ndim - 1) if w.ndim > 1 else None, params
+        )
+
+    return optax.contrib.muon(
+        schedule(steps, 0.1),
+        ns_steps=3,
+        adam_learning_rate=schedule(steps, 0.01),
+        muon_weight_dimension_numbers=matrices,
+    )
+
+
+def load(name: str) -> tuple[str, tuple[dict[str, Any], dict[str, Any]]]:
+    """The data set's name, and its training and test part."""
+    if name != "auto":
+        return name, getattr(fn.data, name)()
+    try:
+        return "mnist", fn.data.mnist()
+    except FileNotFoundError as error:
+        print(f"{error}\n\nSo this trains on scikit-learn's 1,797 digits of 8 × 8 pixels instead.")
+        return "digits", fn.data.digits()
+
+
+def hold_out(train: dict[str, Any], count: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The last `count` training images to measure on, the others to train on."""
+    return {k: v[:-count] for k, v in train.items()}, {k: v[-count:] for k, v in train.items()}
+
+
+def draw(path: Path, test: dict[str, Any], guesses: np.ndarray) -> None:
+    """A picture of the first test images and, behind them, the first mistakes."""
+    wrong = guesses != test["label"]
+    shown = np.concatenate([np.arange(min(84, len(wrong))), np.flatnonzero(wrong)[:36]])
+    label, guess, wrong = test["label"][shown], guesses[shown], wrong[shown]
+    texts = [f"{g} not {y}" if w else f"{g}" for g, y, w in zip(guess, label, wrong, strict=True)]
+    title = "Predictions for the first test images, then mistakes (framed: prediction not label)"
+    grid(path, test["image"][shown], texts, wrong, title=title)
+
+
+def main(settings: Settings) -> float:
+    """Trains, tests, saves and draws; returns the accuracy."""
+    name, (train, test) = load(settings.data)
+    if settings.holdout:
+        train, test = hold_out(train, settings.holdout)
+    usual = {"cnn": 0.75, "mlp": 10.0}[settings.model]
+    epochs = settings.epochs or usual * (40 if name == "digits" else 1)  # few digits, many epochs
+    batches = fn.data.batches(train, {"cnn": 256, "mlp": 64}[settings.model], seed=settings.seed)
+    steps = batches.steps(epochs)
+    optimizer = muon(steps) if settings.model == "cnn" else optax.sgd(0.01, momentum=0.9)
+    model = fn.Model({"cnn": cnn, "mlp": mlp}[settings.model])
+    smoothing = 0.1 if settings.model == "cnn" else 0.0
+    objective = fn.classification(model, label_smoothing=smoothing)
+
+    run = fn.Run.start(model, optimizer, train["image"][:1], seed=settings.seed)
+    step = fn.train_step(objective, optimizer)
+    run = fn.fit(step, run, batches, steps=steps, folder=settings.folder)
+
+    guesses = fn.predict(model, run, test["image"]).argmax(axis=-1)
+    wrong = int((guesses != test["label"]).sum())
+    accuracy = 1 - wrong / len(guesses)
+    what = "held-out training" if settings.holdout else "test"
+    print(f"{name} {what} accuracy: {accuracy:.2%} ({wrong} of {len(guesses):,} images wrong)")
+
+    fn.save(settings.folder / "run.safetensors", run)
+    draw(settings.folder / "predictions.png", test, guesses)
+    print(f"the trained run, its metrics and a picture of predictions are in {settings.folder}/")
+    return accuracy
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
