@@ -1,0 +1,1 @@
+"""Measurements, each to be repeated with `python -m benchmarks.<name>`."""

@@ -1,0 +1,301 @@
+"""The tuned convolution against its plain form, PyTorch, and everything JAX does to a function."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from funnet.ops.convolution import convolution, plain_convolution
+from funnet.ops.pooling import max_pool
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One convolution: shapes and settings, and arrays drawn for them."""
+
+    batch: int
+    sizes: tuple[int, ...]
+    channels: int
+    features: int
+    window: tuple[int, ...]
+    stride: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    def arrays(self, seed=0, dtype=np.float32):
+        """x, kernel, and a cotangent for the output."""
+        rng = np.random.default_rng(seed)
+        kernel = (*self.window, self.channels // self.groups, self.features)
+        shapes = (self.batch, *self.sizes, self.channels), kernel, self.output()
+        return [rng.normal(size=shape).astype(dtype) for shape in shapes]
+
+    def output(self):
+        spatial = [
+            (size + sum(pad) - (w - 1) * d - 1) // s + 1
+            for size, pad, w, d, s in zip(
+                self.sizes, self.pads, self.window, self.dilation, self.stride, strict=True
+            )
+        ]
+        return self.batch, *spatial, self.features
+
+    def of(self, function):
+        return functools.partial(
+            function,
+            stride=self.stride,
+            pads=self.pads,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+
+def drawn(seed):
+    """A random case whose window fits; every third has groups, every fourth a size-1 axis."""
+    rng = np.random.default_rng(seed)
+    axes = seed % 3 + 1
+
+    def each(low, high):
+        return tuple(int(n) for n in rng.integers(low, high, axes))
+
+    groups = int(rng.integers(1, 4)) if seed % 3 == 0 else 1
+    channels, features = (int(rng.integers(1, 8)) * groups for _ in range(2))
+    window, stride, dilation = each(1, 5), each(1, 4), each(1, 3)
+    pads = tuple(zip(each(0, 3), each(0, 3), strict=True))
+    sizes = [1 if seed % 4 == 0 and axis == 0 else int(rng.integers(1, 10)) for axis in range(axes)]
+    for axis in range(axes):
+        reach = (window[axis] - 1) * dilation[axis] + 1
+        sizes[axis] = max(sizes[axis], reach - sum(pads[axis]))
+    batch = int(rng.integers(1, 4))
+    return Case(batch, tuple(sizes), channels, features, window, stride, pads, dilation, groups)
+
+
+DRAWN = [drawn(seed) for seed in range(48)]
+CHOSEN = {
+    "few channels": Case(2, (7, 6), 3, 5, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "many channels": Case(2, (7, 6), 6, 5, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "strided": Case(2, (9, 8), 6, 4, (3, 2), (2, 3), ((0, 1), (2, 0)), (1, 1)),
+    "dilated": Case(2, (11,), 5, 4, (3,), (2,), ((3, 1),), (3,)),
+    "three axes": Case(
+        1, (4, 3, 5), 5, 2, (2, 2, 3), (1, 2, 1), ((1, 0), (0, 1), (1, 1)), (1,) * 3
+    ),
+    "pointwise": Case(3, (4, 5), 6, 3, (1, 1), (2, 1), ((0, 0), (0, 0)), (1, 1)),
+    "grouped": Case(2, (6, 6), 6, 4, (3, 3), (1, 2), ((1, 1), (1, 1)), (1, 1), 2),
+    "rows left over": Case(1, (10, 10), 5, 3, (2, 2), (4, 3), ((0, 0), (0, 0)), (1, 1)),
+}
+
+
+def distance(found, expected):
+    """Relative error in the norm of the whole array."""
+    found, expected = (np.asarray(a, np.float64) for a in (found, expected))
+    assert found.shape == expected.shape
+    return np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-12)
+
+
+def assert_near(found, expected, tolerance=1e-5):
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert distance(a, b) <= tolerance
+
+
+def pulled_back(function, x, kernel, cotangent):
+    """The output, and the gradients of both operands."""
+    y, pull = jax.vjp(function, x, kernel)
+    return y, *pull(cotangent)
+
+
+def by_torch(case, x, kernel, cotangent):
+    torch = pytest.importorskip("torch")
+    x, kernel, cotangent = (torch.tensor(a, dtype=torch.float64) for a in (x, kernel, cotangent))
+    x, kernel = x.movedim(-1, 1).requires_grad_(), kernel.movedim((-1, -2), (0, 1)).requires_grad_()
+    padded = torch.nn.functional.pad(x, [n for pad in reversed(case.pads) for n in pad])
+    function = getattr(torch.nn.functional, f"conv{len(case.sizes)}d")
+    y = function(padded, kernel, None, case.stride, 0, case.dilation, case.groups)
+    y.backward(cotangent.movedim(-1, 1))
+    dx, dkernel = x.grad.movedim(1, -1), kernel.grad.movedim((0, 1), (-1, -2))
+    return y.detach().movedim(1, -1).numpy(), dx.numpy(), dkernel.numpy()
+
+
+@pytest.mark.parametrize("case", DRAWN, ids=range(len(DRAWN)))
+def test_values_and_gradients_are_those_of_pytorch(case):
+    arrays = case.arrays()
+    found = jax.jit(functools.partial(pulled_back, case.of(convolution)))(*arrays)
+    assert_near(found, by_torch(case, *arrays))
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_the_plain_form_and_pytorch_agree_too(name):
+    arrays = CHOSEN[name].arrays()
+    found = jax.jit(functools.partial(pulled_back, CHOSEN[name].of(plain_convolution)))(*arrays)
+    assert_near(found, by_torch(CHOSEN[name], *arrays))
+
+
+# What JAX does to functions: each takes a convolution, x, kernel and a cotangent.
+
+
+def squared(function):
+    return lambda x, kernel: jnp.square(function(x, kernel)).sum()
+
+
+def hessian_vector(function, x, kernel, g):
+    gradient = jax.grad(squared(function), (0, 1))
+    return jax.jvp(gradient, (x, kernel), (jnp.cos(x), jnp.sin(kernel)))[1]
+
+
+def gradient_of_gradient(function, x, kernel, g):
+    def size(x, kernel):
+        return sum(jnp.square(a).sum() for a in jax.grad(squared(function), (0, 1))(x, kernel))
+
+    return jax.grad(size, (0, 1))(x, kernel)
+
+
+def scanned(function, x, kernel, g):
+    def step(total, x):
+        return total + function(x, kernel), None
+
+    def loss(x, kernel):
+        return (lax.scan(step, jnp.zeros_like(g), x)[0] * g).sum()
+
+    return jax.grad(loss, (0, 1))(jnp.stack([x, -2 * x, jnp.sin(x)]), kernel)
+
+
+def mapped(axes):
+    def both(function, x, kernel, g):
+        x, kernel = (
+            jnp.stack([a, 2 * a]) if m == 0 else a for a, m in zip((x, kernel), axes, strict=True)
+        )
+        return jax.vmap(lambda x, kernel: pulled_back(function, x, kernel, g), axes)(x, kernel)
+
+    return both
+
+
+USES = {
+    "jvp": lambda f, x, kernel, g: jax.jvp(f, (x, kernel), (jnp.cos(x), jnp.sin(kernel))),
+    "jvp of x": lambda f, x, kernel, g: jax.jvp(lambda x: f(x, kernel), (x,), (jnp.cos(x),)),
+    "jvp of kernel": lambda f, x, kernel, g: jax.jvp(lambda k: f(x, k), (kernel,), (kernel,)),
+    "hessian-vector": hessian_vector,
+    "gradient of gradient": gradient_of_gradient,
+    "linearize": lambda f, x, kernel, g: jax.linearize(f, x, kernel)[1](jnp.cos(x), kernel),
+    "vmap over x": mapped((0, None)),
+    "vmap over kernel": mapped((None, 0)),
+    "vmap over both": mapped((0, 0)),
+    "grad of scan": scanned,
+    "checkpoint": lambda f, *arrays: pulled_back(jax.checkpoint(f), *arrays),
+}
+
+
+COLUMNS = ("jvp", "hessian-vector", "vmap over both", "grad of scan")  # they differ in the kernel's
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [*(("strided", use) for use in USES), *(("few channels", use) for use in COLUMNS)],
+)
+def test_it_may_be_transformed_as_the_plain_form_may(name, use):
+    case = CHOSEN[name]
+
+    @jax.jit
+    def both(*arrays):
+        return [USES[use](case.of(f), *arrays) for f in (convolution, plain_convolution)]
+
+    assert_near(*both(*case.arrays()))
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_whole_hessian():
+    case = Case(1, (4,), 5, 2, (2,), (1,), ((1, 0),), (1,))
+    x, kernel, _ = case.arrays()
+
+    @jax.jit
+    def both(kernel):
+        forms = (convolution, plain_convolution)
+        return [jax.hessian(lambda k, f=f: jnp.sin(case.of(f)(x, k)).sum())(kernel) for f in forms]
+
+    assert_near(*both(kernel))
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("name", CHOSEN)
+def test_finite_differences_in_float64(name):
+    with jax.enable_x64(True):
+        case = CHOSEN[name]
+        x, kernel, g = case.arrays(dtype=np.float64)
+        dx, dkernel, _ = case.arrays(seed=1, dtype=np.float64)
+
+        @jax.jit
+        def along(t):
+            return (jnp.sin(case.of(convolution)(x + t * dx, kernel + t * dkernel)) * g).sum()
+
+        difference = (along(1e-5) - along(-1e-5)) / 2e-5
+        slopes = jax.jit(lambda t: (jax.grad(along)(t), jax.jvp(along, (t,), (1.0,))[1]))(0.0)
+        np.testing.assert_allclose(slopes, difference, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_nan_in_gives_nan_out(name):
+    case = CHOSEN[name]
+    x, kernel, g = case.arrays()
+    x[0, ..., 0] = np.nan
+    forms = (convolution, plain_convolution)
+    found, expected = jax.jit(lambda *a: [pulled_back(case.of(f), *a) for f in forms])(x, kernel, g)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
+    assert np.isnan(found[0]).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [(name, jnp.bfloat16) for name in ("strided", "few channels", "pointwise", "grouped")]
+    + [("strided", jnp.float16)],
+)
+def test_half_precision_stays_half(name, dtype):
+    case = CHOSEN[name]
+    x, kernel, g = case.arrays()
+    half = [jnp.asarray(a, dtype) for a in (x, kernel, g)]
+    found = jax.jit(functools.partial(pulled_back, case.of(convolution)))(*half)
+    assert all(a.dtype == dtype for a in found)
+    assert_near(found, by_torch(case, x, kernel, g), tolerance=0.02)
+
+
+# One program for every platform, and the fast one on the CPU.
+
+
+def step(case, pool=None):
+    """Two steps of gradient descent on the kernel, in a scan."""
+
+    def loss(kernel, x, g):
+        y = case.of(convolution)(x, kernel)
+        return jnp.square(y if pool is None else max_pool(y, pool, pool, ((0, 0),) * 2)).sum()
+
+    def steps(x, kernel, g):
+        def body(kernel, _):
+            return kernel - 1e-3 * jax.grad(loss)(kernel, x, g), None
+
+        return lax.scan(body, kernel, None, length=2)[0]
+
+    return jax.jit(steps)
+
+
+@pytest.mark.parametrize("platforms", [("cuda",), ("tpu",), ("cpu", "cuda", "tpu")], ids="-".join)
+@pytest.mark.parametrize("name", ["strided", "few channels", "grouped"])
+def test_it_exports_for_other_platforms(name, platforms):
+    arrays = CHOSEN[name].arrays()
+    program = step(CHOSEN[name])
+    exported = jax.export.export(program, platforms=platforms)(*arrays)
+    assert "convolution" in exported.mlir_module()
+    if "cpu" in platforms:
+        assert_near(exported.call(*arrays), program(*arrays))
+
+
+@pytest.mark.parametrize("name", ["few channels", "many channels"])
+def test_the_compiled_step_keeps_to_canonical_convolutions(name):
+    case = dataclasses.replace(CHOSEN[name], sizes=(8, 8))
+    text = step(case, pool=(2, 2)).lower(*case.arrays()).compile().as_text()
+    assert "select-and-scatter" not in text
+    layouts = re.findall(r"dim_labels=(\S+?)[,\s]", text)
+    assert layouts
+    assert set(layouts) <= {"b01f_01io->b01f"}, layouts
