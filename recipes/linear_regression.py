@@ -44,7 +44,9 @@ def main(settings: Settings) -> tuple[float, float]:
     run = fn.fit(step, run, batches, steps=settings.steps)
 
     slope, intercept = run.params["line"]["kernel"].item(), run.params["line"]["bias"].item()
-    print(f"y = {slope:.4f} x + {intercept:.4f}, loss {fn.evaluate(objective, run, data)['loss']:.2e}")
+    print(
+        f"y = {slope:.4f} x + {intercept:.4f}, loss {fn.evaluate(objective, run, data)['loss']:.2e}"
+    )
     return slope, intercept
 
 

@@ -1,0 +1,324 @@
+"""The table of all layers times a list of laws; and, for each law, a layer that breaks it.
+
+Which laws bear on a layer is read off the layer: whether its input is floating point, whether its
+parameters' shapes depend on the input's last axis, whether it has parameters or state at all.
+"""
+
+import functools
+import itertools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from layer_table import TABLE, row
+
+import funnet as fn
+from funnet import initializers
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = jax.random.key(7)
+HALF = jnp.bfloat16
+
+
+class Case:
+    """A row of the table as a model, the layer at `it`, with its trees and input."""
+
+    def __init__(self, row):
+        self.row, self.x = row, jnp.asarray(row.x())
+        self.floating = jnp.issubdtype(self.x.dtype, jnp.floating)
+        self.model = fn.Model(fn.layer(lambda p, x: row.layer(p["it"], x, **row.settings)))
+
+    @functools.cached_property
+    def trees(self):
+        return self.model.init(KEY, self.x)
+
+    @functools.cached_property
+    def trained(self):
+        """The output and the next state of a training step."""
+        return self.apply(*self.trees, self.x, train=True, key=KEY)
+
+    @functools.cached_property
+    def evaluated(self):
+        """Those of an evaluation, which is given no key."""
+        return self.apply(*self.trees, self.x)
+
+    def apply(self, params, state, x, train=False, key=None):
+        def apply(params, state, x, key):
+            return self.model.apply(params, state, x, train=train, key=key)
+
+        return jax.jit(apply)(params, state, x, key)
+
+
+def cast(tree, dtype):
+    """The floating-point leaves of a tree in another dtype."""
+
+    def one(leaf):
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def close(found, expected, tolerance=1e-5):
+    chex.assert_trees_all_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+# The laws.
+
+
+def init_depends_on_key_and_shapes(case):
+    other = case.model.init(KEY, jnp.asarray(case.row.x(seed=1)))
+    shape = case.model.init(KEY, jax.ShapeDtypeStruct(case.x.shape, case.x.dtype))
+    chex.assert_trees_all_equal(case.trees, other, shape)
+
+
+def a_sibling_changes_nothing(case):
+    def siblings(p, x):
+        p["before"].param("w", (3,), initializers.normal())
+        y = case.row.layer(p["it"], x, **case.row.settings)
+        fn.dropout(p["after"], jnp.ones(3), 0.5)
+        return y
+
+    model = fn.Model(fn.layer(siblings))
+    params, state = model.init(KEY, case.x)
+    chex.assert_trees_all_equal((params.get("it"), state), (case.trees[0].get("it"), case.trees[1]))
+    found = jax.jit(lambda p, s, x: model.apply(p, s, x, train=True, key=KEY))(
+        params, state, case.x
+    )
+    close(found, case.trained)
+
+
+def evaluation_leaves_state_alone(case):
+    _, state = case.evaluated
+    chex.assert_trees_all_equal(state, case.trees[1])
+
+
+def training_keeps_structure_shapes_and_dtypes(case):
+    output, state = case.trained
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, case.trees[1])
+    chex.assert_trees_all_equal_shapes_and_dtypes(output, case.evaluated[0])
+
+
+def jit_equals_eager(case):
+    close(case.model.apply(*case.trees, case.x), case.evaluated)
+    close(case.model.apply(*case.trees, case.x, train=True, key=KEY), case.trained)
+
+
+def vmap_over_keys_is_an_ensemble(case):
+    keys = jax.random.split(jax.random.key(8), 3)
+    trees = jax.vmap(case.model.init, (0, None))(keys, case.x)
+    outputs = jax.vmap(lambda *trees: case.apply(*trees, case.x)[0])(*trees)
+    for i in (0, 2):
+        own = case.model.init(keys[i], case.x)
+        close(jax.tree.map(lambda leaf, i=i: leaf[i], trees), own, 1e-6)
+        close(jax.tree.map(lambda leaf, i=i: leaf[i], outputs), case.apply(*own, case.x)[0])
+
+
+def weighted(output):
+    """A number that depends on every element of the output, each with a weight of its own."""
+    leaves = [leaf.astype(jnp.float32).ravel() for leaf in jax.tree.leaves(output)]
+    return sum((leaf * jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32))).sum() for leaf in leaves)
+
+
+def every_parameter_has_a_gradient(case):
+    params, state = case.trees
+
+    def loss(params):
+        return weighted(case.model.apply(params, state, case.x, train=True, key=KEY)[0])
+
+    for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
+        assert np.isfinite(leaf).all()
+        assert np.any(leaf != 0)
+
+
+def half_in_gives_half_out(case):
+    params, state = case.trees
+    half = cast(params, HALF)
+    expected = HALF if case.floating else jnp.float32
+    for train, key in ((False, None), (True, KEY)):
+        for tree, dtype in ((params, expected), (half, HALF)):
+            output, after = jax.eval_shape(
+                lambda p, s, x, t=train, k=key: case.model.apply(p, s, x, train=t, key=k),
+                tree,
+                state,
+                cast(case.x, HALF),
+            )
+            assert {leaf.dtype for leaf in jax.tree.leaves(output)} == {jnp.dtype(dtype)}
+            chex.assert_trees_all_equal_dtypes(after, state)
+    close(cast(case.apply(half, state, cast(case.x, HALF)), jnp.float32), case.evaluated, 0.1)
+
+
+def a_wrong_width_names_path_and_shapes(case):
+    wide = jnp.concatenate([case.x, case.x], -1)
+    params, state = case.trees
+    try:
+        fits = jax.tree.all(
+            jax.tree.map(lambda a, b: a.shape == b.shape, params, case.model.shapes(wide)[0])
+        )
+    except ValueError:
+        fits = False
+    if fits:
+        case.apply(params, state, wide)
+        return
+    with pytest.raises(ValueError, match=r"'it\.") as caught:
+        case.model.apply(params, state, wide)
+    shapes = set(re.findall(r"\(((?:\d+, )*\d+),?\)", str(caught.value)))
+    stored = [", ".join(map(str, leaf.shape)) for leaf in jax.tree.leaves(params)]
+    assert len(shapes) == 2
+    assert any(has.endswith(shape) for shape in shapes for has in stored)  # in a repeat, one turn's
+
+
+def one_example_is_a_batch(case):
+    alone, _ = case.apply(*case.trees, case.x[:1])
+    close(alone, jax.tree.map(lambda leaf: leaf[:1], case.evaluated[0]))
+
+
+def gradients_are_finite_differences(case):
+    with jax.enable_x64(True):
+        params, state, x = cast((*case.trees, case.x), jnp.float64)
+        rng = np.random.default_rng(0)
+        arguments = (params, x) if case.floating else (params,)
+        way = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), arguments)
+
+        @jax.jit
+        def slopes(arguments, way):
+            def along(t):
+                params, x_ = jax.tree.map(lambda a, b: a + t * b, (*arguments,), way) + (
+                    () if case.floating else (x,)
+                )
+                output, _ = case.model.apply(params, state, x_)
+                return sum(jnp.sin(leaf).sum() for leaf in jax.tree.leaves(output))
+
+            return jax.grad(along)(0.0), (along(1e-5) - along(-1e-5)) / 2e-5
+
+        np.testing.assert_allclose(*slopes(arguments, way), rtol=1e-6, atol=1e-8)
+
+
+LAWS = [
+    init_depends_on_key_and_shapes,
+    a_sibling_changes_nothing,
+    evaluation_leaves_state_alone,
+    training_keeps_structure_shapes_and_dtypes,
+    jit_equals_eager,
+    vmap_over_keys_is_an_ensemble,
+    every_parameter_has_a_gradient,
+    half_in_gives_half_out,
+    a_wrong_width_names_path_and_shapes,
+    one_example_is_a_batch,
+    gradients_are_finite_differences,
+]
+
+
+@functools.cache
+def case_of(name):
+    return Case(TABLE[name])
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", TABLE)
+def test_laws(name, law):
+    law(case_of(name))
+
+
+# A law that cannot fail is none: layers that break them.
+
+TIMES = itertools.count()
+
+
+@fn.layer
+def counts_its_calls(p, x):
+    number = next(TIMES)
+    return x * p.param("w", x.shape[-1:], lambda key, shape, dtype: jnp.full(shape, number, dtype))
+
+
+@fn.layer
+def moves_in_evaluation(p, x):
+    p.update("seen", p.variable("seen", (), initializers.zeros) + 1)
+    return x
+
+
+@fn.layer
+def draws_in_evaluation(p, x):
+    return x + jax.random.normal(p.key(), x.shape, x.dtype)
+
+
+@fn.layer
+def sums_in_training(p, x):
+    return x.sum(0) if p.train else x
+
+
+@fn.layer
+def knows_its_tracer(p, x):
+    return x + isinstance(x, jax.core.Tracer)
+
+
+@fn.layer
+def has_a_spare_parameter(p, x):
+    p.param("spare", (3,), initializers.ones)
+    return x
+
+
+@fn.layer
+def has_no_slope_at_the_start(p, x):
+    return x * jnp.sqrt(p.param("w", (1,), initializers.zeros)).astype(x.dtype)
+
+
+@fn.layer
+def widens(p, x):
+    return x.astype(jnp.float32)
+
+
+@fn.layer
+def takes_any_width(p, x):
+    try:
+        return x * p.param("w", x.shape[-1:], initializers.ones)
+    except ValueError:
+        return x
+
+
+@fn.layer
+def refuses_without_a_word(p, x):
+    if x.shape[-1] != 4:
+        raise ValueError("bad input")
+    return x * p.param("w", x.shape[-1:], initializers.ones)
+
+
+@fn.layer
+def mixes_the_batch(p, x):
+    return x - x.mean(0)
+
+
+@fn.layer
+def has_half_a_gradient(p, x):
+    return x * jax.lax.stop_gradient(x)
+
+
+BREAKS = [
+    (init_depends_on_key_and_shapes, counts_its_calls),
+    (a_sibling_changes_nothing, counts_its_calls),
+    (evaluation_leaves_state_alone, moves_in_evaluation),
+    (evaluation_leaves_state_alone, draws_in_evaluation),
+    (training_keeps_structure_shapes_and_dtypes, sums_in_training),
+    (jit_equals_eager, knows_its_tracer),
+    (vmap_over_keys_is_an_ensemble, counts_its_calls),
+    (every_parameter_has_a_gradient, has_a_spare_parameter),
+    (every_parameter_has_a_gradient, has_no_slope_at_the_start),
+    (half_in_gives_half_out, widens),
+    (a_wrong_width_names_path_and_shapes, takes_any_width),
+    (a_wrong_width_names_path_and_shapes, refuses_without_a_word),
+    (one_example_is_a_batch, mixes_the_batch),
+    (gradients_are_finite_differences, has_half_a_gradient),
+]
+
+
+@pytest.mark.parametrize(("law", "layer"), BREAKS, ids=lambda f: f.__name__)
+def test_every_law_can_fail(law, layer):
+    with pytest.raises((AssertionError, ValueError, pytest.fail.Exception)):
+        law(Case(row(layer, 3, 4)))
+
+
+def test_every_law_has_a_layer_that_breaks_it():
+    assert {law for law, _ in BREAKS} == set(LAWS)
