@@ -26,7 +26,7 @@ class Settings:
 
 @fn.layer
 def line(p: fn.Scope, x: jax.Array) -> jax.Array:
-    """y = kernel x + bias."""
+    """The line `y = kernel x + bias`."""
     return fn.dense(p["line"], x, 1)
 
 

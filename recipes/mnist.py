@@ -71,6 +71,8 @@ def load(name: str) -> tuple[str, tuple[dict[str, Any], dict[str, Any]]]:
 
 def hold_out(train: dict[str, Any], count: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The last `count` training images to measure on, the others to train on."""
+    if not 0 < count < len(train["label"]):
+        raise ValueError(f"holdout must leave some of {len(train['label'])} images, got {count}")
     return {k: v[:-count] for k, v in train.items()}, {k: v[-count:] for k, v in train.items()}
 
 

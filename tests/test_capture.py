@@ -272,13 +272,15 @@ def test_taps_and_patches_under_jit_of_vmap_of_grad(lift):
     together = jax.jit(jax.vmap(lambda p, x: gradients(model, p, x, patches), (None, 0)))
     found = together(params, X[:2])
     for i in range(2):
-        alone = gradients(model, params, X[i], patches)
+        alone = jax.jit(lambda p, x: gradients(model, p, x, patches))(params, X[i])
         own = jax.tree.map(lambda leaf, i=i: leaf[i], found)
         chex.assert_trees_all_close(own, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("lift", LIFTS)
-@pytest.mark.parametrize("place", ["blocks.1.attn", "blocks.2", "head"])
+@pytest.mark.parametrize(
+    ("lift", "place"),
+    [*((lift, "blocks.1.attn") for lift in LIFTS), ("repeat", "blocks.2"), ("repeat", "head")],
+)
 def test_the_gradient_at_an_activation_is_a_finite_difference(lift, place):
     with jax.enable_x64(True):
         x = jnp.asarray(X, jnp.float64)

@@ -88,15 +88,20 @@ def sha256(tree):
     return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(tree)))
 
 
-_COMPILED = []
-jax.monitoring.register_event_duration_secs_listener(
-    lambda event, *_, **about: _COMPILED.append(about) if "backend_compile" in event else None
-)
+_COMPILED: list[str] = []
+
+
+def _listen(event, seconds, fun_name="", **_):
+    if "backend_compile" in event:
+        _COMPILED.append(fun_name)
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 @contextmanager
 def compilations():
-    """A list that holds, after the block, what XLA compiled in it."""
+    """A list that holds, after the block, the names of the programs that XLA compiled in it."""
     found, before = [], len(_COMPILED)
     yield found
     found.extend(_COMPILED[before:])
