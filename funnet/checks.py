@@ -6,6 +6,7 @@ expected and what to type. Shapes and dtypes are always known; values are looked
 there are any, which is to say outside `jit`.
 """
 
+import math
 import operator
 from typing import Any
 
@@ -154,7 +155,7 @@ def positive(name: str, x: Any) -> None:
         raise ValueError(f"{name} is {x}, expected {name} > 0")
 
 
-def count(name: str, x: Any, most: int) -> None:
+def count(name: str, x: Any, most: float = math.inf) -> None:
     """Refuses what is not a whole number in 1..most.
 
     Raises:

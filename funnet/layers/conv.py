@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from funnet import initializers
-from funnet.checks import floating
+from funnet.checks import count, floating
 from funnet.draw import Initializer
 from funnet.layers.linear import KERNEL
 from funnet.ops.convolution import convolution
@@ -58,6 +58,7 @@ def conv(
     (3, 3, 3, 16)
     """
     floating("x", x)
+    count("features", features)
     axes = spatial(x, "conv")
     window, steps, gaps = (
         per_axis(name, value, axes)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from funnet import initializers
-from funnet.checks import floating, integer, within
+from funnet.checks import count, floating, integer, within
 from funnet.ops.matmul import matmul
 from funnet.scope import Scope, layer
 
@@ -31,6 +31,8 @@ def embed(p: Scope, ids: jax.Array, vocab: int, features: int) -> jax.Array:
         ValueError: if a concrete id is out of range.
     """
     integer("ids", ids)
+    count("vocab", vocab)
+    count("features", features)
     within("ids", ids, 0, vocab - 1)
     table = p.param("table", (vocab, features), TABLE)
     beyond = jnp.where(ids < 0, vocab, ids)  # a negative id would count from the end

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def matmul(x: jax.Array, kernel: Any) -> jax.Array:
@@ -12,7 +13,7 @@ def matmul(x: jax.Array, kernel: Any) -> jax.Array:
     through its `__rmatmul__`. Leading axes are flattened, so that the gradients too are plain
     two-dimensional products, the form that XLA runs fastest.
     """
-    if not isinstance(kernel, jax.Array):
+    if not isinstance(kernel, jax.Array | np.ndarray):
         return x @ kernel
     y = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])

@@ -10,7 +10,7 @@ import numpy as np
 
 from funnet.data.batches import Batches
 from funnet.train.log import Log, summed, values
-from funnet.train.loop import Chunk, Feed, Source, advance
+from funnet.train.loop import Chunk, Feed, Source, advance, with_run
 from funnet.train.run import Run
 from funnet.train.step import Step
 
@@ -52,7 +52,9 @@ def fit(
 
     Raises:
         ValueError: if a step is refused (loss or gradient not finite, label out of range); the
-            error names step and value, and its attribute `run` is the run before that step.
+            error names step and value.
+        BaseException: whatever else goes wrong, Ctrl-C included. Every exception has the run as it
+            then stood as its attribute `run`: before the step that was refused, or after the last.
     """
     stop, at = _last_step(batches, epochs, steps), int(run.step)
     run = jax.tree.map(jnp.copy, run)  # the caller's stays valid; this one is donated step by step
@@ -60,15 +62,19 @@ def fit(
         return run
     feed = Feed(batches)
     place = Path(folder) if folder is not None else None
+    targets = _targets(at, stop, _interval(batches, stop, validate, validate_every))
     with Log(place, at, stop, every=log_every, progress=progress) as log:
-        for target in _targets(at, stop, _interval(batches, stop, validate, validate_every)):
-            for run, chunk in advance(step, run, feed, target, fuse):  # noqa: B020
-                if chunk.refused:
-                    raise _refusal(step, run, batches, chunk)
-                epoch = _epoch(batches, chunk.start + chunk.steps)
-                log.steps_taken(chunk.start, chunk.steps, chunk.metrics, epoch)
-            if validate is not None:
-                log.entry(target, "validation", validate(run))
+        try:
+            for target in targets:
+                for run, chunk in advance(step, run, feed, target, fuse):  # noqa: B020
+                    if chunk.refused:
+                        raise _refusal(step, run, batches, chunk)
+                    epoch = _epoch(batches, chunk.start + chunk.steps)
+                    log.steps_taken(chunk.start, chunk.steps, chunk.metrics, epoch)
+                if validate is not None:
+                    log.entry(target, "validation", validate(run))
+        except BaseException as error:
+            raise with_run(error, run) from error.__cause__
     return run
 
 
@@ -110,8 +116,6 @@ def _refusal(step: Step, run: Run, batches: Batches | Source, chunk: Chunk) -> V
     cause = _replayed(step, run, batches[at])
     because = f", because {cause}" if cause else ""
     error = ValueError(f"step {at} was refused: {what}{because}")
-    error.add_note(f"the run as it was before step {at} is this error's attribute run")
-    error.run = run  # type: ignore[attr-defined]
     error.__cause__ = cause
     return error
 

@@ -107,6 +107,14 @@ def _fits(batches: Batches) -> bool:
     return size <= stats.get("bytes_limit", 4 * RESIDENT) / 4
 
 
+def with_run(error: BaseException, run: Run) -> BaseException:
+    """The error, with the run as it stands as its attribute `run`, so that no training is lost."""
+    if not hasattr(error, "run"):
+        error.run = run  # type: ignore[attr-defined]
+        error.add_note("the run as it was before this is the attribute run of this exception")
+    return error
+
+
 def advance(step: Step, run: Run, feed: Feed, stop: int, fuse: int | None) -> Iterator[tuple]:
     """Takes steps until `run.step` is `stop`; yields `(run, chunk)` after each dispatch.
 
@@ -117,11 +125,12 @@ def advance(step: Step, run: Run, feed: Feed, stop: int, fuse: int | None) -> It
         steps = fuse or max(min(steps * 4, int(rate * SECONDS)), 1)
         steps = min(steps, feed.most, stop - at)
         source, rows = feed.take(at, steps)
-        begun = time.perf_counter()
-        run, metrics, where = _advance(
-            step, feed.fetch, feed.most, run, source, rows, np.int32(steps)
-        )
-        start, tried, reached = np.asarray(where).tolist()
+        begun, many = time.perf_counter(), np.int32(steps)
+        try:
+            run, metrics, where = _advance(step, feed.fetch, feed.most, run, source, rows, many)
+            start, tried, reached = np.asarray(where).tolist()
+        except KeyboardInterrupt as interrupt:
+            raise with_run(interrupt, run) from None
         rate, at = steps / max(time.perf_counter() - begun, 1e-9), reached
         taken = jax.tree.map(lambda x, n=tried: np.asarray(x)[:n], metrics)
         yield run, Chunk(start, tried, taken, refused := reached != start + tried)
