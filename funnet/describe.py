@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 
 def is_array(x: Any) -> bool:
-    """Whether `x` is an array, or stands for one: it has a shape and a dtype."""
-    return hasattr(x, "shape") and hasattr(x, "dtype")
+    """Whether `x` is an array, or stands for one; NumPy's own numbers are settings."""
+    return hasattr(x, "shape") and hasattr(x, "dtype") and not isinstance(x, np.generic)
 
 
 def abstract(x: Any) -> Any:
@@ -29,6 +31,11 @@ def _descriptions(tree: Any) -> Iterator[str]:
     for x in jax.tree.leaves(tree):
         if is_array(x):
             yield f"{x.dtype}[{','.join(map(str, x.shape))}]"
+
+
+def on_device(tree: Any) -> Any:
+    """The tree with NumPy's arrays as JAX's, in the dtypes that JAX has (float64 as float32)."""
+    return jax.tree.map(lambda x: jnp.asarray(x) if isinstance(x, np.ndarray) else x, tree)
 
 
 def split_arrays(tree: Any) -> tuple[list, Callable[[list], Any]]:

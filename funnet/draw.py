@@ -6,7 +6,7 @@ each turn draws what a layer under the turn's index would draw: `blocks.3.conv.k
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -34,6 +34,28 @@ class Record:
     def stored(self) -> jax.ShapeDtypeStruct:
         """Its place in the tree: repeated blocks are stacked on leading axes."""
         return jax.ShapeDtypeStruct((*(t.count for t in self.turns), *self.shape), self.dtype)
+
+    def found(self, tree: Any, kind: str, who: str, given: str) -> Any:
+        """The leaf of a tree (the dict it is in) that was asked for.
+
+        Raises:
+            ValueError: if it is missing, or stored with another shape than `who` needs.
+        """
+        tree, name, path = tree if isinstance(tree, Mapping) else {}, self.path[-1], self.path
+        if name not in tree:
+            raise ValueError(
+                f"there is no {kind} {'.'.join(path)!r} of shape {self.shape}, which {who} needs; "
+                f"stored beside it: {', '.join(tree) or 'nothing'}. "
+                "Make the trees with params, state = model.init(key, x)"
+            )
+        has = getattr(tree[name], "shape", type(tree[name]).__name__)
+        if has != self.shape:
+            raise ValueError(
+                f"the {kind} {'.'.join(path)!r} is stored with shape {has}, and {who} needs "
+                f"{self.shape} for its input {given}: give it inputs of the width the model was "
+                "initialised with, or initialise it anew with model.init"
+            )
+        return tree[name]
 
     @property
     def names(self) -> list[str]:

@@ -14,14 +14,16 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import get_opaque_trace_state
 
+from funnet.describe import abstract, describe
 from funnet.draw import Record
-from funnet.select import Path, Turns, picks
+from funnet.select import Path, Turns, picks, turned
 
 
 @dataclasses.dataclass
 class Place:
     """A layer that was called: a row of a summary, and a place for taps."""
 
+    number: int
     path: Path
     layer: str
     turns: tuple[Turns, ...]
@@ -39,6 +41,7 @@ class Frame:
     patches: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
     turns: tuple[Turns, ...] = ()
     place: Path = ()  # of the layer now running
+    numbered: bool = False  # scopes are named by the number of the place, for a summary
     trace: Any = dataclasses.field(default_factory=get_opaque_trace_state)
     params: dict[Path, Record] = dataclasses.field(default_factory=dict)
     state: dict[Path, Record] = dataclasses.field(default_factory=dict)
@@ -49,9 +52,9 @@ class Frame:
 
     def inside(self, key: jax.Array | None, *turns: Turns) -> "Frame":
         """The frame of a block traced on its own: it sees the same, and collects for itself."""
-        fresh = {"updates": {}, "activations": {}, "drawn": Counter()}
-        trace = get_opaque_trace_state()
-        return dataclasses.replace(self, key=key, turns=self.turns + turns, trace=trace, **fresh)
+        fresh = {"trace": get_opaque_trace_state(), "updates": {}, "activations": {}}
+        drawn = Counter() if turns else self.drawn
+        return dataclasses.replace(self, key=key, turns=self.turns + turns, drawn=drawn, **fresh)
 
     def wants(self, path: Path) -> bool:
         """Whether some tap asks for the output of the layer at `path`."""
@@ -61,12 +64,19 @@ class Frame:
         """The output of the layer at `path`, patched, in a repeat at the turns that are named."""
         for pattern, patch in self.patches.items():
             indices = picks(pattern, path, self.turns)
-            if indices == () or (indices is not None and self.building):
-                output = patch(output)
-            elif indices is not None:
+            if indices is None:
+                continue
+            new = patch(output)
+            if indices and not self.building:
+                if jax.tree.map(abstract, new) != jax.tree.map(abstract, output):
+                    what = f"{describe(output)}, and gave {describe(new)}"
+                    raise ValueError(
+                        f"the patch of {pattern!r} must give what the layer did: {what}"
+                    )
                 turns = zip(self.turns, indices, strict=True)
                 now = functools.reduce(jnp.logical_and, [turn.index == i for turn, i in turns])
-                output = jax.tree.map(functools.partial(jnp.where, now), patch(output), output)
+                new = jax.tree.map(functools.partial(jnp.where, now), new, output)
+            output = new
         return output
 
     def captured(self) -> dict[str, Any]:
@@ -75,8 +85,11 @@ class Frame:
         for path, values in self.activations.items():
             value = values[0] if len(values) == 1 else tuple(values)
             for tap in self.taps:
-                turn = picks(tap, path, self.places[path].turns)
-                if turn is not None:
-                    name = tap if turn else ".".join(path)
-                    found[name] = jax.tree.map(lambda v, turn=turn: v[turn] if turn else v, value)
+                turns = self.places[path].turns
+                turn = picks(tap, path, turns)
+                if turn:
+                    name = turned(path, turns, map(str, turn))
+                    found[name] = jax.tree.map(lambda v, turn=turn: v[turn], value)
+                elif turn is not None:
+                    found[".".join(path)] = value
         return found

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 
+from funnet.checks import count
 from funnet.describe import describe, split_arrays
 from funnet.scope import Scope
 from funnet.select import Turns
@@ -38,11 +39,12 @@ def repeat(layer: Layer, n: int) -> Layer:
     >>> fn.Model(deep).shapes(jax.ShapeDtypeStruct((8, 64), "float32"))[0]["blocks"]["kernel"].shape
     (12, 64, 64)
     """
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f"repeat needs a number of turns of at least 1, got n={n!r}")
+    count("n", n)
 
     def repeated(p: Scope, x: Any, *args: Any, **settings: Any) -> Any:
-        params, state, base, inside = p.block()
+        params, state, key, inside = p.block(stacked=True)
+        draws = key is not None and p.at_home and not p.frame.building
+        base = p.key() if draws else None
 
         def turn(x: Any, given: tuple) -> tuple[Any, tuple]:
             index, params, state = given
@@ -72,7 +74,7 @@ def remat(layer: Layer) -> Layer:
     """
 
     def rematerialised(p: Scope, *args: Any, **settings: Any) -> Any:
-        params, state, key, inside = p.block()
+        params, state, key, inside = p.block(stacked=False)
         arrays, rebuild = split_arrays((args, settings))
 
         def block(params: Any, state: Any, key: Any, arrays: list) -> tuple[Any, tuple]:

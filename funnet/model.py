@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from funnet.describe import split_arrays
+from funnet.describe import on_device, split_arrays
 from funnet.draw import Record, draw, shapes
 from funnet.frame import Frame
 from funnet.keys import checked_key
@@ -23,7 +23,7 @@ class Model:
         layer: a function of a scope, arrays and settings, made with `fn.layer`.
         **settings: Python values handed to the layer at every call.
 
-    >>> import funnet as fn
+    >>> import funnet as fn, jax.numpy as jnp
     >>> model = Model(fn.dense, features=3)
     >>> params, state = model.init(jax.random.key(0), jnp.ones((2, 4)))
     >>> params["kernel"].shape, model(params, jnp.ones((2, 4))).shape
@@ -45,7 +45,8 @@ class Model:
         The layer is traced, not run; one jitted program draws each leaf from a key that depends on
         `key` and its own path. Inputs may be arrays or `ShapeDtypeStruct`s.
         """
-        params, state = draw(self.records(*inputs, **more), checked_key(key))
+        key = checked_key(key)
+        params, state = draw(self.records(*inputs, **more), key)
         return params, state
 
     def shapes(self, *inputs: Any, **more: Any) -> Trees:
@@ -118,13 +119,10 @@ class Model:
         return output, frame.captured()
 
     def summary(self, *inputs: Any, **more: Any) -> Summary:
-        """A table by layer: path, output shape, parameters, bytes and multiply-adds.
-
-        Nothing is allocated, so a model larger than memory can be summarised.
-        """
+        """A table by layer: output shape, parameters, bytes, multiply-adds; allocates nothing."""
         frame = self._trace(inputs, more)
         trees = shapes(frame.params.values()), shapes(frame.state.values())
-        return summarise(self, list(frame.places.values()), *trees, inputs, more)
+        return summarise(self, self._run, list(frame.places.values()), *trees, inputs, more)
 
     def _trace(self, inputs: tuple, more: dict) -> Frame:
         """A frame with a record of all that the layer asks for; the layer is traced, not run."""
@@ -147,4 +145,5 @@ class Model:
                     "write params, state = model.init(key, x), then model.apply(params, state, x)"
                 )
         frame.key = None if key is None else checked_key(key)
+        inputs, more = on_device((inputs, more))
         return self.layer(Scope(frame, (), params, state), *inputs, **self.settings, **more)

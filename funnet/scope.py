@@ -5,9 +5,9 @@ state and keys by name; its children's scopes are `p["name"]`.
 """
 
 import functools
-import sys
+import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ class Scope:
         self.frame, self.path, self.reusable = frame, path, reusable
         self._params, self._state = params, state
         self._names: dict[str, Any] = {}
+        self._shared: set[str] = set()
         self.layer, self.given = "", ""  # the layer that lives here, and what it was given
 
     def __repr__(self) -> str:
@@ -49,8 +50,9 @@ class Scope:
 
     def shared(self, name: str) -> "Scope":
         """A child scope that may be used any number of times, for weights that are tied."""
-        if self._names.setdefault(name, "shared") != "shared":
-            raise ValueError(f"{self._where(name)} is already used as a scope of its own")
+        if name not in self._shared:
+            self._claim(name, f'p.shared("{name}") at each use')
+            self._shared.add(name)
         return self._child(name, reusable=True)
 
     def param(
@@ -62,10 +64,10 @@ class Scope:
             ValueError: if it is missing, or stored with another shape than the call needs.
         """
         self._claim(name, "one call of the layer per scope, or p.shared for weights that are tied")
-        record = Record((*self.path, name), tuple(shape), np.dtype(dtype), init, self.frame.turns)
+        record = self._asked(name, shape, dtype, init)
         if self.frame.building:
             return self._record(self.frame.params, record)
-        return self._stored(self._params, record, "parameter")
+        return record.found(self._params, "parameter", self._who(), self.given)
 
     def variable(
         self, name: str, shape: tuple[int, ...], init: Initializer, dtype: DTypeLike = jnp.float32
@@ -73,7 +75,7 @@ class Scope:
         """The present value of the state called `name`; `update` sets the next."""
         self._claim(name, "one call of the layer per scope, or p.shared")
         self._stay_home("keeps state")
-        record = Record((*self.path, name), tuple(shape), np.dtype(dtype), init, self.frame.turns)
+        record = self._asked(name, shape, dtype, init)
         if self.frame.building:
             return self._record(self.frame.state, record)
         if self._state is None:
@@ -81,7 +83,8 @@ class Scope:
                 f"{self._who()} keeps state ({self._where(name)}), and none was given: "
                 "call model.apply(params, state, x), which returns (output, state)"
             )
-        return self.frame.updates.get(record.path, self._stored(self._state, record, "variable"))
+        stored = record.found(self._state, "variable", self._who(), self.given)
+        return self.frame.updates.get(record.path, stored)
 
     def update(self, name: str, value: ArrayLike) -> None:
         """Sets the next value of the state called `name`, kept in the dtype it has."""
@@ -118,20 +121,24 @@ class Scope:
         self.frame.drawn[self.path] += 1
         return named_key(self.frame.key, ".".join((*self.path, f"#{count}")))
 
-    def block(self) -> tuple[Any, Any, jax.Array | None, Callable[..., "Scope"]]:
+    def block(self, *, stacked: bool) -> tuple[Any, Any, jax.Array | None, Callable[..., "Scope"]]:
         """For lifts: this place's trees and key, and a function that opens it in its own frame."""
-        self._claim("*", "p.shared")
+        if stacked and self._names and not self.reusable:
+            self._twice("", "p.shared")
         home, path, frame = self.at_home, self.path, self.frame
         latest = {at: v for at, v in frame.updates.items() if at[: len(path)] == path}
         state = replaced(self._state, latest, len(path))
-        key = None if frame.key is None else named_key(frame.key, ".".join(path))
 
         def inside(params: Any, state: Any, key: jax.Array | None, *turns: Turns) -> Scope:
             inner = frame.inside(key, *turns)
             inner.trace = inner.trace if home else None  # in a loop of the caller's none is at home
-            return Scope(inner, path, params, state, reusable=self.reusable)
+            scope = Scope(inner, path, params, state, reusable=self.reusable)
+            scope.layer, scope.given = self.layer, self.given  # a scope handed on is one place
+            scope._names = {} if stacked else self._names
+            return scope
 
-        return self._params, state, key, inside
+        self._names |= {"*": []} if stacked else {}
+        return self._params, state, frame.key, inside
 
     def absorb(self, updates: dict[Path, Any], activations: dict[Path, list]) -> None:
         """Takes over what the frame of a lifted block has collected."""
@@ -147,25 +154,35 @@ class Scope:
         return get_opaque_trace_state() == self.frame.trace
 
     def _child(self, name: str, reusable: bool) -> "Scope":
-        if not isinstance(name, str) or not name or "." in name:
-            raise ValueError(f"a name is a string without a dot, got {name!r} in {self._where()}")
         params = self._params.get(name, {}) if isinstance(self._params, Mapping) else {}
-        state = None if self._state is None else self._state.get(name, {})
+        known = self._state.get(name, {}) if isinstance(self._state, Mapping) else {}
+        state = None if self._state is None else known
         return Scope(self.frame, (*self.path, name), params, state, reusable=reusable)
 
     def _claim(self, name: str, instead: str) -> None:
-        """Refuses a second use of a name, but for JAX tracing the body of a loop again."""
-        caller = sys._getframe(2)
-        use = (get_opaque_trace_state(), caller.f_code, caller.f_lasti)
+        """Refuses a bad name, and a second use, but for JAX tracing the body of a loop again."""
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(f"a name is a string without a dot, got {name!r} in {self._where()}")
+        use = [] if self.at_home else [f for f, _ in traceback.walk_stack(None)][::-1]
         first = self._names.setdefault(name, use)
-        if first is use or self.reusable:
+        if (first is use and "*" not in self._names) or self.reusable:
             return
-        again = not self.at_home and first[1:] == use[1:] and first[0] != use[0]
-        if first == "shared" or not again:
-            raise ValueError(
-                f"the name {self._where(name)} is used twice, so two layers would silently share "
-                f"its parameters: give each a name of its own, or say that they share: {instead}"
-            )
+        # Two traces of one loop part inside JAX; two loops part in the code that calls them.
+        both = [f for f, g in zip(first, use, strict=False) if f is g]
+        if not both or not both[-1].f_globals.get("__name__", "").startswith("jax."):
+            self._twice(name, instead)
+
+    def _twice(self, name: str, instead: str) -> NoReturn:
+        raise ValueError(
+            f"the name {self._where(name)} is used twice, so two layers would silently share its "
+            f"parameters: give each a name of its own, or say that they share: {instead}"
+        )
+
+    def _asked(self, name: str, shape: Any, dtype: DTypeLike, init: Initializer) -> Record:
+        if not isinstance(shape, tuple | list):
+            raise TypeError(f"the shape of {self._where(name)} must be a tuple, got {shape!r}")
+        path = (*self.path, name)
+        return Record(path, tuple(shape), np.dtype(dtype), init, self.frame.turns)
 
     def _record(self, records: dict[Path, Record], record: Record) -> jax.Array:
         known = records.setdefault(record.path, record)
@@ -173,24 +190,6 @@ class Scope:
             shapes = f"{known.shape} and {record.shape}, given {self.given}"
             raise ValueError(f"{'.'.join(record.path)!r} is shared by calls that need {shapes}")
         return jnp.zeros(record.shape, record.dtype)
-
-    def _stored(self, tree: Any, record: Record, kind: str) -> Any:
-        name, tree = record.path[-1], tree if isinstance(tree, Mapping) else {}
-        if name not in tree:
-            raise ValueError(
-                f"there is no {kind} {self._where(name)} of shape {record.shape}, which "
-                f"{self._who()} needs; stored beside it: {', '.join(tree) or 'nothing'}. "
-                "Make the trees with params, state = model.init(key, x)"
-            )
-        value = tree[name]
-        if getattr(value, "shape", None) != record.shape:
-            has = getattr(value, "shape", type(value).__name__)
-            raise ValueError(
-                f"the {kind} {self._where(name)} is stored with shape {has}, and {self._who()} "
-                f"needs {record.shape} for its input {self.given}: give it inputs of the width "
-                "the model was initialised with, or initialise it anew with model.init"
-            )
-        return value
 
     def _stay_home(self, does: str) -> None:
         if not self.at_home:
@@ -240,10 +239,11 @@ def layer(
 def _placed(function: Callable, p: Scope, args: tuple, settings: dict) -> Any:
     frame, name, outer = p.frame, function.__name__, p.frame.place
     p.layer, p.given, frame.place = name, describe((args, settings)), p.path
-    place = frame.places.setdefault(p.path, Place(p.path, name, frame.turns))
+    place = frame.places.setdefault(p.path, Place(len(frame.places), p.path, name, frame.turns))
     try:
         inner = p.path[len(outer) :] if p.path[: len(outer)] == outer else p.path
-        with jax.named_scope(".".join(inner) or name):
+        tag = f"layer#{place.number}#" if frame.numbered else ".".join(inner) or name
+        with jax.named_scope(tag):
             output = frame.patched(p.path, function(p, *args, **settings))
     except Exception as error:
         error.add_note(f"in {'.'.join(p.path) or 'the top'} ({name}), given {p.given}")

@@ -61,13 +61,19 @@ def flatten(tree: Any, prefix: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def nest(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Nested dicts from leaves by dotted path; `flatten`, undone."""
+    """Nested dicts from leaves by dotted path; `flatten`, undone.
+
+    Raises:
+        ValueError: if a path leads through a leaf.
+    """
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *parents, name = path.split(".")
         node = tree
         for parent in parents:
-            node = node.setdefault(parent, {})
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or name in node:
+            raise ValueError(f"{path!r} is used twice, or is both a leaf and a branch of the tree")
         node[name] = leaf
     return tree
 

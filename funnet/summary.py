@@ -6,15 +6,16 @@ scopes of the layers around it, so no layer has a formula of its own to keep tru
 
 import dataclasses
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, jaxprs_in_params
+from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
 
 from funnet.describe import describe, split_arrays
-from funnet.frame import Place
+from funnet.frame import Frame, Place
 from funnet.select import Path, flatten
 
 
@@ -52,35 +53,19 @@ class Summary:
 
 
 def summarise(
-    model: Any, places: Sequence[Place], params: Any, state: Any, inputs: tuple, more: dict
+    model: Any, run: Callable, places: list[Place], params: Any, state: Any, inputs: Any, more: Any
 ) -> Summary:
-    """The summary of a model from its places, its trees of shapes, and its inputs."""
-    leaves, rebuild = split_arrays((inputs, more))
-
-    def program(params: Any, state: Any, key: jax.Array, leaves: list) -> Any:
-        inputs, more = rebuild(leaves)
-        return model.apply(params, state, *inputs, key=key, **more)
-
-    key = jax.eval_shape(jax.random.key, 0)
-    jaxpr = jax.make_jaxpr(program)(params, state, key, leaves)
-    return _summed(repr(model), places, params, state, jaxpr)
-
-
-def _summed(
-    model: str, places: Sequence[Place], params: Any, state: Any, program: ClosedJaxpr
-) -> Summary:
+    """The summary of a model from what it asks for, its places, and a trace of `run`."""
     paths = {place.path for place in places}
+    if () not in paths:  # a lift, or a function that is no layer, is at the top
+        places = [Place(-1, (), "", ()), *places]
     elements, size = Counter(), Counter()
-    for name, leaf in [*flatten(params).items(), *flatten(state).items()]:
-        owner = _owner(tuple(name.split(".")), paths)
-        size[owner] += math.prod(leaf.shape) * leaf.dtype.itemsize
-    for name, leaf in flatten(params).items():
-        elements[_owner(tuple(name.split(".")), paths)] += math.prod(leaf.shape)
-    work = Counter()
-    for stack, count in _products(program.jaxpr):
-        names = [part for name in stack for part in name.split(".")]
-        owner = max((_owner(tuple(names[i:]), paths) for i in range(len(names) + 1)), key=len)
-        work[owner] += count
+    for kind, tree in (("params", params), ("state", state)):
+        for name, leaf in flatten(tree).items():
+            owner, count = _owner(tuple(name.split(".")), paths), math.prod(leaf.shape)
+            size[owner] += count * leaf.dtype.itemsize
+            elements[owner] += count if kind == "params" else 0
+    work = _work(run, params, state, inputs, more)
     rows = [
         Row(
             ".".join(place.path) or ".",
@@ -92,7 +77,25 @@ def _summed(
         )
         for place in places
     ]
-    return Summary(model, tuple(rows), elements.total(), size.total(), work.total())
+    return Summary(repr(model), tuple(rows), elements.total(), size.total(), work.total())
+
+
+def _work(run: Callable, params: Any, state: Any, inputs: Any, more: Any) -> Counter[Path]:
+    """Multiply-adds by path, of a trace whose named scopes are the numbers of the places."""
+    leaves, rebuild = split_arrays((inputs, more))
+    frame = Frame(numbered=True)
+
+    def program(params: Any, state: Any, key: jax.Array, leaves: list) -> Any:
+        frame.trace = get_opaque_trace_state()
+        return run(frame, params, state, key, *rebuild(leaves))
+
+    key = jax.eval_shape(jax.random.key, 0)
+    jaxpr = jax.make_jaxpr(program)(params, state, key, leaves)
+    numbers = {place.number: path for path, place in frame.places.items()}
+    work: Counter[Path] = Counter()
+    for number, count in _products(jaxpr.jaxpr):
+        work[numbers.get(number, ())] += count
+    return work
 
 
 def _owner(path: Path, paths: set[Path]) -> Path:
@@ -100,36 +103,30 @@ def _owner(path: Path, paths: set[Path]) -> Path:
     return next((path[:n] for n in range(len(path), 0, -1) if path[:n] in paths), ())
 
 
-def _products(jaxpr: Any, above: tuple[str, ...] = (), times: int = 1) -> Iterator[tuple]:
-    """Each product's named scopes and multiply-adds, loops counted as often as they turn."""
+def _products(jaxpr: Any, owner: int = -1, times: int = 1) -> Iterator[tuple[int, int]]:
+    """Each product's place and multiply-adds, loops counted as often as they turn."""
     for eqn in jaxpr.eqns:
-        stack = (*above, *str(eqn.source_info.name_stack).split("/"))
+        found = re.findall(r"layer#(\d+)#", str(eqn.source_info.name_stack))
+        here = int(found[-1]) if found else owner
         name, params = eqn.primitive.name, eqn.params
-        if name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            lhs = eqn.invars[0].aval.shape
-            yield (
-                stack,
-                times
-                * math.prod(eqn.outvars[0].aval.shape)
-                * math.prod(lhs[d] for d in contracted),
-            )
-        elif name == "conv_general_dilated":
-            kernel, out = eqn.invars[1].aval.shape, params["dimension_numbers"].rhs_spec[0]
-            yield (
-                stack,
-                times
-                * math.prod(eqn.outvars[0].aval.shape)
-                * math.prod(kernel)
-                // max(kernel[out], 1),
-            )
+        if name in ("dot_general", "conv_general_dilated"):
+            yield here, times * math.prod(eqn.outvars[0].aval.shape) * _depth(eqn)
         elif name == "cond":
-            costs = [list(_products(b.jaxpr, stack, times)) for b in params["branches"]]
+            costs = [list(_products(b.jaxpr, here, times)) for b in params["branches"]]
             yield from max(costs, key=lambda cost: sum(count for _, count in cost))
         else:
             turns = params["length"] if name == "scan" else 1
             for inner in jaxprs_in_params(params):
-                yield from _products(inner, stack, times * turns)
+                yield from _products(inner, here, times * turns)
+
+
+def _depth(eqn: Any) -> int:
+    """The multiply-adds behind one number of a product or a convolution."""
+    lhs, rhs = (var.aval.shape for var in eqn.invars)
+    numbers = eqn.params["dimension_numbers"]
+    if eqn.primitive.name == "dot_general":
+        return math.prod(lhs[axis] for axis in numbers[0][0])
+    return math.prod(rhs) // max(rhs[numbers.rhs_spec[0]], 1)
 
 
 def _counts(x: Row | Summary) -> tuple[str, str, str]:

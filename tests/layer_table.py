@@ -49,8 +49,7 @@ def tied(p, ids, vocab):
 
 
 TABLE = {
-    "dense": row(fn.dense, 4, 6, features=3),
-    "dense of a sequence": row(fn.dense, 4, 3, 6, features=3),
+    "dense": row(fn.dense, 4, 3, 6, features=3),
     "conv 1": row(fn.conv, 4, 7, 3, features=4, kernel_size=3),
     "conv 2": row(fn.conv, 4, 5, 4, 3, features=4, kernel_size=3),
     "conv 3": row(fn.conv, 4, 3, 4, 3, 2, features=4, kernel_size=2),

@@ -240,6 +240,13 @@ def test_a_patch_at_all_turns(lift):
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("patch", [lambda y: y[:1], lambda y: 0.0, lambda y: (y, y)])
+def test_a_patch_at_one_turn_must_give_what_the_layer_gave(patch):
+    model, params, state = made(deep(repeated))
+    with pytest.raises((ValueError, TypeError), match=r"patch.*blocks\.1\.attn"):
+        model.capture(params, state, X, patches={"blocks.1.attn": patch})
+
+
 def test_a_patch_works_where_a_tap_cannot():
     @fn.layer
     def mapped(p, x):

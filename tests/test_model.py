@@ -252,6 +252,7 @@ def loss(model, params, state, x, key=KEY):
     return jnp.square(output).mean()
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_jit_and_grad():
     model = fn.Model(noisy)
     params, state = model.init(KEY, X)
@@ -261,6 +262,7 @@ def test_jit_and_grad():
     chex.assert_trees_all_equal_shapes_and_dtypes(eager[1], params)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_apply_as_a_scan_of_steps():
     model = fn.Model(noisy)
     params, state = model.init(KEY, X)
@@ -277,6 +279,7 @@ def test_apply_as_a_scan_of_steps():
     chex.assert_trees_all_close(after, state, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("transform", [jax.checkpoint, jax.jit, lambda f: f])
 def test_per_example_gradients(transform):
     model = fn.Model(mlp)
@@ -288,6 +291,7 @@ def test_per_example_gradients(transform):
     chex.assert_trees_all_close(summed, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_an_ensemble_of_eight_is_eight_models():
     model = fn.Model(noisy)
     keys, drops = (jax.random.split(jax.random.key(seed), 8) for seed in (1, 2))

@@ -80,6 +80,11 @@ def shared_and_param(p, x):
     return dense(p.shared("d"), x) * p.param("d", (4,), ONES)
 
 
+def child_and_param_of_a_shared_scope(p, x):
+    q = p.shared("d")
+    return dense(q["it"], x) * q.param("it", (4,), ONES)
+
+
 def twice_lifted(p, x):
     q = p["d"]
     return fn.repeat(fn.dense, 2)(q, fn.repeat(fn.dense, 2)(q, x, 4), 4)
@@ -166,6 +171,7 @@ DUPLICATES = [
     shared_and_child,
     child_and_shared,
     shared_and_param,
+    child_and_param_of_a_shared_scope,
     twice_lifted,
     remat_twice,
     plain_and_remat,

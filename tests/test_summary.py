@@ -141,7 +141,15 @@ def own_scope(p, x):
     return fn.remat(fn.layer(twice))(p, x)
 
 
+def with_a_scope_of_another(p, x):
+    def inner(p, x, q):
+        return fn.dense(q, fn.dense(p["a"], x, 4), 4)
+
+    return fn.layer(inner)(p["inner"], x, p["lent"])
+
+
 PLACES = {
+    "a scope of another layer": (with_a_scope_of_another, "lent"),
     "a name with a slash": (lambda p, x: fn.dense(p["a/b"], x, 4), "a/b"),
     "a name with brackets": (lambda p, x: fn.dense(p["f(x)"], x, 4), "f(x)"),
     "a child of a child": (lambda p, x: fn.dense(p["a"]["b"], x, 4), "a.b"),

@@ -33,7 +33,7 @@ def chain(*functions: Augmentation) -> Augmentation:
         *functions: functions of `(key, batch)` that return a batch, first to last.
 
     Returns:
-        A function of `(key, batch)`; the one that `train_step` takes.
+        A function of `(key, batch)`, such as `fn.classification(model, augment=...)` takes.
 
     Raises:
         TypeError: if one of them is no function.

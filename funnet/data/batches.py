@@ -7,6 +7,7 @@ is full, every example comes exactly once an epoch, and any step costs the same 
 
 import functools
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,6 +36,7 @@ class Batches:
 
     def rows(self, step: int, steps: int) -> np.ndarray:
         """The examples of some steps from `step` on: (steps, size) int32."""
+        step = operator.index(step)
         if step < 0:
             raise IndexError(f"a step is counted from 0, got {step}")
         first, last = step * self.size, (step + steps) * self.size

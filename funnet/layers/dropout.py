@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from funnet.checks import within
+from funnet.checks import floating, within
 from funnet.scope import Scope, layer
 
 
@@ -20,10 +20,12 @@ def dropout(p: Scope, x: jax.Array, rate: float) -> jax.Array:
         As `x`; `x` itself when not training.
 
     Raises:
+        TypeError: if `x` is not of a floating dtype.
         ValueError: if `rate` is outside 0..1, or the model trains without a key.
 
     Reference: Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html
     """
+    floating("x", x)
     within("rate", rate, 0, 1)
     if not p.train or rate == 0:
         return x

@@ -35,6 +35,7 @@ def embed(p: Scope, ids: jax.Array, vocab: int, features: int) -> jax.Array:
     count("features", features)
     within("ids", ids, 0, vocab - 1)
     table = p.param("table", (vocab, features), TABLE)
+    ids = jnp.asarray(ids, jnp.int32)
     beyond = jnp.where(ids < 0, vocab, ids)  # a negative id would count from the end
     return jnp.asarray(table).at[beyond].get(mode="fill", fill_value=jnp.nan)
 

@@ -3,7 +3,7 @@
 import jax
 
 from funnet import initializers
-from funnet.checks import count, floating
+from funnet.checks import count, examples, floating
 from funnet.draw import Initializer
 from funnet.ops.matmul import matmul
 from funnet.scope import Scope, layer
@@ -37,6 +37,7 @@ def dense(
     (4, 10)
     """
     floating("x", x)
+    examples("x", x)
     count("features", features)
     y = matmul(x, p.param("kernel", (x.shape[-1], features), kernel_init))
     return y + p.param("bias", (features,), initializers.zeros).astype(y.dtype) if bias else y

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from funnet import initializers
-from funnet.checks import floating, within
+from funnet.checks import examples, floating, within
 from funnet.scope import Scope, layer
 
 
@@ -33,6 +33,7 @@ def batch_norm(p: Scope, x: jax.Array, *, momentum: float = 0.9, eps: float = 1e
     Reference: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167
     """
     floating("x", x)
+    examples("x", x)
     within("momentum", momentum, 0, 1)
     size = (x.shape[-1],)
     scale, bias = _affine(p, size)
@@ -41,7 +42,7 @@ def batch_norm(p: Scope, x: jax.Array, *, momentum: float = 0.9, eps: float = 1e
         p.variable("var", size, initializers.ones),
     )
     mean, var = running
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = _widened(x)
     if p.train:
         mean, var = _moments(wide, tuple(range(x.ndim - 1)))
         count = x.size // x.shape[-1]
@@ -74,10 +75,15 @@ def layer_norm(p: Scope, x: jax.Array, *, eps: float = 1e-5) -> jax.Array:
     Reference: Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450
     """
     floating("x", x)
+    examples("x", x)
     scale, bias = _affine(p, (x.shape[-1],))
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = _widened(x)
     mean, var = _moments(wide, (-1,), keepdims=True)
     return _normalised(wide, mean, var, scale, bias, eps).astype(x.dtype)
+
+
+def _widened(x: jax.Array) -> jax.Array:
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def _affine(p: Scope, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:

@@ -1,5 +1,6 @@
 """Pooling: functions of arrays alone, without parameters."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -67,7 +68,7 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 
 def flatten(x: jax.Array) -> jax.Array:
     """All axes but the first as one: (N, ...) gives (N, features)."""
-    return x.reshape(x.shape[0], -1)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def _geometry(what: str, x: jax.Array, window: int | Sequence[int], stride, padding: Padding):

@@ -1,6 +1,7 @@
 """Windows that slide over the spatial axes: sizes, strides and paddings, checked and spelt out."""
 
 import math
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -24,8 +25,12 @@ def spatial(x: jax.Array, what: str) -> int:
 
 def per_axis(name: str, value: int | Sequence[int], axes: int) -> tuple[int, ...]:
     """One number for all spatial axes, or one for each, as a tuple of positive ints."""
-    numbers = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(numbers) != axes or not all(isinstance(n, int) and n > 0 for n in numbers):
+    try:
+        each = value if isinstance(value, Sequence) else (value,) * axes
+        numbers = tuple(operator.index(n) for n in each)
+    except TypeError:
+        numbers = ()
+    if len(numbers) != axes or min(numbers) < 1:
         raise ValueError(f"{name} must be a positive int or {axes} of them, got {value!r}")
     return numbers
 

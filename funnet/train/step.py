@@ -34,7 +34,7 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
             return objective(params, run.state, batch, train=True, key=run.key())
 
         (loss, (state, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(run.params)
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         with jax.numpy_dtype_promotion("standard"):  # which optax counts on
             updates, kept = optimizer.update(gradients, run.optimizer_state, run.params)
         params = optax.apply_updates(run.params, updates)

@@ -18,22 +18,23 @@ PER_IMAGE = {
     "cutout": augment.cutout(4),
     "chain": augment.chain(augment.shift(2), augment.rotate(15), augment.normalise([0.4], 0.2)),
 }
-MIXUP, NORMALISE = augment.mixup(0.5, classes=5), augment.normalise([0.4], 0.2)
-ALL = {**PER_IMAGE, "mixup": MIXUP, "normalise": NORMALISE}
-SEVERAL = augment.chain(augment.shift(2), augment.rotate(9), MIXUP)
+MIXUP = augment.mixup(0.5, classes=5)
+ALL = {**PER_IMAGE, "mixup": MIXUP, "normalise": augment.normalise([0.4], 0.2)}
+SEVERAL = augment.chain(augment.rotate(9), MIXUP)
 TOLERANCE = {"uint8": 0.501, "float32": 1e-6, "bfloat16": 1 / 250}
-each_per_image = pytest.mark.parametrize("name", PER_IMAGE)
+EXACT = ("uint8", "float32")
+quick = pytest.mark.usefixtures("quick_compilation")  # nothing about bits or speed
 
 
 def draw(count, size=(11, 8, 3), dtype="uint8", seed=0):
     """A batch as numbered examples of a larger data set; no pixel is zero."""
     rng = np.random.default_rng(seed)
-    images = jnp.asarray(rng.integers(1, 256, (count, *size), np.uint8))
+    images = rng.integers(1, 256, (count, *size), np.uint8)
     if dtype != "uint8":
-        images = (images.astype("float32") / 255).astype(dtype)
+        images = (images.astype(np.float32) / 255).astype(jnp.dtype(dtype))
     labels = rng.integers(0, 5, count).astype(np.int32)
     numbers = rng.choice(50_000, count, replace=False).astype(np.int32)
-    return {"image": images, "label": jnp.asarray(labels), "id": jnp.asarray(numbers)}
+    return {"image": images, "label": labels, "id": numbers}
 
 
 def in_all_dtypes(count, size=(11, 8, 3)):
@@ -42,7 +43,8 @@ def in_all_dtypes(count, size=(11, 8, 3)):
 
 def compiled(function):
     """One program for a batch of each dtype: compiling is what takes time here."""
-    return jax.jit(lambda key, batches: {d: function(key, b) for d, b in batches.items()})
+    every = jax.jit(lambda key, batches: {d: function(key, b) for d, b in batches.items()})
+    return lambda key, batches: jax.device_get(every(key, batches))
 
 
 def rows(batches, index):
@@ -64,36 +66,39 @@ def wide(x):
 # --- laws ----------------------------------------------------------------------------------
 
 
-@each_per_image
+@pytest.mark.parametrize("name", PER_IMAGE)
 def test_what_happens_to_an_image_is_its_own_affair(key, name):
-    function, batches = compiled(PER_IMAGE[name]), in_all_dtypes(12)
+    function, batches = compiled(PER_IMAGE[name]), {d: draw(12, dtype=d) for d in EXACT}
     whole = function(key, batches)
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(12)
         assert_same(function(key, rows(batches, order)), rows(whole, order))
-    halves = [function(key, rows(batches, part)) for part in (slice(6), slice(6, 12))]
-    assert_same(jax.tree.map(lambda x, y: jnp.concatenate([x, y]), *halves), whole)
-    for alone in (slice(0, 1), slice(7, 8)):
-        assert_same(function(key, rows(batches, alone)), rows(whole, alone))
-    for other in (function(jax.random.key(1), batches), function(key, renumbered(batches))):
+    alone = [function(key, rows(batches, slice(i, i + 1))) for i in range(12)]
+    assert_same(jax.tree.map(lambda *x: np.concatenate(x), *alone), whole)
+    renumbered = {d: {**batch, "id": batch["id"] + 1} for d, batch in batches.items()}
+    for other in (function(jax.random.key(1), batches), function(key, renumbered)):
         assert (other["uint8"]["image"] != whole["uint8"]["image"]).any()
 
 
-def renumbered(batches):
-    return {dtype: {**batch, "id": batch["id"] + 1} for dtype, batch in batches.items()}
+def test_a_batch_is_augmented_as_its_halves_are(key):
+    function, batch = jax.jit(PER_IMAGE["chain"]), draw(12, dtype="float32")
+    halves = [function(key, rows(batch, part)) for part in (slice(6), slice(6, 12))]
+    whole = jax.tree.map(lambda *x: np.concatenate(x), *halves)
+    assert_same(whole, function(key, batch))
 
 
 def test_loop_of_a_cpu_and_vmap_of_other_devices_agree_to_the_bit(monkeypatch, key):
-    function, batches = augment.chain(*map(PER_IMAGE.get, ("chain", "crop"))), in_all_dtypes(6)
-    looped = compiled(function)(key, batches)
+    function, batch = augment.chain(PER_IMAGE["chain"], PER_IMAGE["crop"]), draw(6, dtype="float32")
+    looped = jax.jit(function)(key, batch)
     monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args))
-    assert_same(compiled(function)(key, batches), looped)
+    assert_same(jax.jit(lambda *args: function(*args))(key, batch), looped)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_shapes_and_dtypes_stay(key, name):
     batches = in_all_dtypes(4)
-    for dtype, got in jax.eval_shape(compiled(ALL[name]), key, batches).items():
+    for dtype in TOLERANCE:
+        got = jax.eval_shape(ALL[name], key, batches[dtype])
         assert got.keys() == batches[dtype].keys()
         assert got["image"].shape == ((4, 9, 8, 3) if name == "crop" else (4, 11, 8, 3))
         widens = name in ("chain", "normalise") and dtype == "uint8"
@@ -107,6 +112,7 @@ def test_other_entries_pass_through_untouched(key):
     assert all(got[name] is batch[name] for name in ("id", "label", "text"))
 
 
+@quick
 def test_scan_and_vmap_over_keys_agree_and_one_trace_serves_all():
     traces, batch, keys = [], draw(6), jax.random.split(jax.random.key(3), 4)
 
@@ -122,12 +128,11 @@ def test_scan_and_vmap_over_keys_agree_and_one_trace_serves_all():
     assert len(traces) == 1
 
 
-def test_bytes_are_the_same_without_jit_and_as_numpy_and_raw_keys(key):
-    batch, function = draw(5), augment.chain(augment.rotate(9), augment.shift(2))
-    plain = {name: np.asarray(entry) for name, entry in batch.items()}
-    plain["id"] = plain["id"].astype(np.int64)
+def test_bytes_are_the_same_without_jit_with_a_raw_key_and_with_wide_numbers(key):
+    batch, function = draw(5), augment.rotate(9)
     expected = jax.jit(function)(key, batch)["image"]
-    np.testing.assert_array_equal(function(jax.random.key_data(key), plain)["image"], expected)
+    got = function(jax.random.key_data(key), {**batch, "id": batch["id"].astype(np.int64)})
+    np.testing.assert_array_equal(got["image"], expected)
 
 
 def test_it_lowers_for_another_platform(key):
@@ -135,6 +140,7 @@ def test_it_lowers_for_another_platform(key):
     assert traced.lower(lowering_platforms=("cuda", "tpu")).as_text()
 
 
+@quick
 def test_chain_gives_each_function_a_key_of_its_own(key):
     batch, move = draw(64), jax.jit(augment.shift(1))
     once = move(jax.random.fold_in(key, 0), batch)
@@ -167,13 +173,13 @@ def assert_even(found, cases):
     assert scipy.stats.chisquare(counts).pvalue > 1e-3
 
 
+@quick
 @pytest.mark.parametrize(
     ("function", "size", "window"),
     [
         (augment.crop(4, 3), (6, 5, 1), (4, 3, 0)),
         (augment.crop(5, padding=1), (5, 6, 3), (5, 5, 1)),
         (augment.crop(3, 7, padding=1), (2, 6, 2), (3, 7, 1)),
-        (augment.shift(1), (4, 3, 3), (4, 3, 1)),
         (augment.shift(2), (5, 7, 1), (5, 7, 2)),
     ],
 )
@@ -186,17 +192,21 @@ def test_crop_and_shift_take_every_window_equally_often(key, function, size, win
     assert_even(found, len(choices[0]))
 
 
+@quick
 def test_settings_that_leave_no_choice(key):
     batch = draw(3)
     function = augment.chain(augment.crop(11, 8), augment.shift(0), augment.rotate(0))
-    assert_same(function(key, batch), batch)
+    assert_same(jax.jit(function)(key, batch), batch)
 
 
-def test_shift_may_push_an_image_out(key):
-    got = augment.shift(20)(key, draw(200, (4, 5, 1)))["image"]
+@quick
+def test_an_image_may_go_wholly(key):
+    got = jax.jit(augment.shift(20))(key, draw(200, (4, 5, 1)))["image"]
     assert 0 < (got == 0).all(axis=(1, 2, 3)).sum() < 200
+    assert not jax.jit(augment.cutout(50))(key, draw(3))["image"].any()
 
 
+@quick
 def test_flip_mirrors_half_of_the_images(key):
     batches = in_all_dtypes(1000, (3, 4, 2))
     for dtype, batch in compiled(augment.flip())(key, batches).items():
@@ -206,10 +216,11 @@ def test_flip_mirrors_half_of_the_images(key):
         assert scipy.stats.binomtest(int(flipped.sum()), 1000).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("size", "shape"), [(1, (4, 5, 1)), (3, (6, 4, 3)), (4, (5, 7, 1))])
+@quick
+@pytest.mark.parametrize(("size", "shape"), [(3, (6, 4, 3)), (4, (5, 7, 1))])
 def test_cutout_zeroes_one_square_about_every_pixel_equally_often(key, size, shape):
     batch = draw(1000, shape)
-    got, x = (np.asarray(b["image"]) for b in (augment.cutout(size)(key, batch), batch))
+    got, x = (np.asarray(b["image"]) for b in (jax.jit(augment.cutout(size))(key, batch), batch))
     height, width, _ = shape
     masks = {}
     for row, column in np.ndindex(height, width):
@@ -220,10 +231,6 @@ def test_cutout_zeroes_one_square_about_every_pixel_equally_often(key, size, sha
     assert max((~mask).sum() for mask in masks.values()) == size**2 * shape[2]
     np.testing.assert_array_equal(got[got != 0], x[got != 0])
     assert_even([corner_of(each, masks) for each in got != 0], height * width)
-
-
-def test_cutout_larger_than_the_image(key):
-    assert not augment.cutout(50)(key, draw(3))["image"].any()
 
 
 def turned(x, angle):
@@ -238,14 +245,15 @@ def turned(x, angle):
     return np.stack(done, -1)
 
 
+@quick
 @pytest.mark.parametrize(
-    ("degrees", "size"), [(15, (28, 28, 1)), (90.0, (9, 14, 3)), (180, (6, 5, 1)), (45, (1, 7, 2))]
+    ("degrees", "size"), [(15, (28, 28, 1)), (90.0, (9, 14, 3)), (180, (1, 7, 2))]
 )
 def test_rotate_is_scipys_affine_transform(key, degrees, size):
     batches = in_all_dtypes(20, size)
-    keys = [jax.random.fold_in(key, number) for number in batches["uint8"]["id"]]
-    uniform = wide([jax.random.uniform(key, (1,), jnp.float32)[0] for key in keys])
-    angles = np.deg2rad(degrees) * (2 * uniform - 1)
+    own_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batches["uint8"]["id"])
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (1,), jnp.float32))(own_keys)
+    angles = np.deg2rad(degrees) * (2 * wide(uniform)[:, 0] - 1)
     for dtype, batch in compiled(augment.rotate(degrees))(key, batches).items():
         images = wide(batches[dtype]["image"])
         expected = [turned(*pair) for pair in zip(images, angles, strict=True)]
@@ -255,11 +263,12 @@ def test_rotate_is_scipys_affine_transform(key, degrees, size):
         assert error.mean() < (0.3 if dtype == "uint8" else 1 / 900)
 
 
+@quick
 def test_rotate_keeps_what_is_round(key):
     rows, columns = np.mgrid[-15:16, -15:16]
     disc = np.where(rows**2 + columns**2 < 80, 255, 0)[None, ..., None].repeat(50, 0)
     batch = {**draw(50), "image": jnp.asarray(disc, jnp.uint8)}
-    got = np.asarray(augment.rotate(180)(key, batch)["image"]).astype(int)
+    got = np.asarray(jax.jit(augment.rotate(180))(key, batch)["image"]).astype(int)
     assert (got[:, (rows**2 + columns**2) < 60] == 255).all()
     assert (got[:, (rows**2 + columns**2) > 100] == 0).all()
 
@@ -267,7 +276,7 @@ def test_rotate_keeps_what_is_round(key):
 def test_normalise_is_the_layer(key):
     batch, mean, std = draw(4), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     got = augment.normalise(mean, std)(key, {"image": batch["image"]})["image"]
-    np.testing.assert_array_equal(got, image.normalise(batch["image"], mean, std))
+    np.testing.assert_array_equal(got, image.normalise(jnp.asarray(batch["image"]), mean, std))
 
 
 # --- mixup ---------------------------------------------------------------------------------
@@ -280,7 +289,8 @@ def weights(key, alpha, batch):
     return wide(mixed["label"])[np.arange(len(labels)), labels]
 
 
-@pytest.mark.parametrize("alpha", [0.1, 0.4, 1, 2.5, 50])
+@quick
+@pytest.mark.parametrize("alpha", [0.1, 1, 4])
 def test_mixup_draws_weights_of_the_beta_distribution(key, alpha):
     found = weights(key, alpha, draw(4000, (1, 1, 1)))
     edges = scipy.stats.beta(alpha, alpha).ppf(np.linspace(0, 1, 7))
@@ -289,12 +299,14 @@ def test_mixup_draws_weights_of_the_beta_distribution(key, alpha):
     assert found.max() <= 1
 
 
+@quick
 def test_mixup_with_any_alpha_is_finite(key):
     batch = draw(100, (1, 1, 1))
     assert np.isin(weights(key, 1e-6, batch), [0, 1]).all()
     np.testing.assert_allclose(weights(key, 1e9, batch), 0.5, atol=1e-3)
 
 
+@quick
 def test_mixup_weight_follows_the_example(key):
     batch = draw(12)
     whole, order = weights(key, 0.5, batch), np.random.default_rng(0).permutation(12)
@@ -302,9 +314,9 @@ def test_mixup_weight_follows_the_example(key):
     np.testing.assert_array_equal(weights(key, 0.5, rows(batch, slice(4))), whole[:4])
 
 
-@pytest.mark.parametrize("count", [8, 7, 1])
-def test_mixup_mixes_with_the_batch_in_reverse(key, count):
-    batches = in_all_dtypes(count)
+@quick
+def test_mixup_mixes_with_the_batch_in_reverse(key):
+    batches = in_all_dtypes(7)
     w = weights(key, 0.5, batches["uint8"])[:, None, None, None]
     for dtype, batch in compiled(MIXUP)(key, batches).items():
         x, y = wide(batches[dtype]["image"]), np.eye(5)[batches[dtype]["label"]][:, None, None]
@@ -315,6 +327,7 @@ def test_mixup_mixes_with_the_batch_in_reverse(key, count):
         assert batch["label"].dtype == jnp.float32
 
 
+@quick
 def test_mixup_of_a_label_that_is_no_class_under_jit(key):
     batch = {**draw(4), "label": jnp.asarray([0, 5, -1, 2], jnp.int32)}
     got = jax.jit(MIXUP)(key, batch)["label"]
@@ -323,11 +336,7 @@ def test_mixup_of_a_label_that_is_no_class_under_jit(key):
 
 # --- what is refused -----------------------------------------------------------------------
 
-GOOD = {
-    "image": np.ones((2, 4, 5, 1), np.uint8),
-    "label": np.array([0, 1]),
-    "id": np.array([7, 8]),
-}
+GOOD = {"image": np.ones((2, 4, 5, 1), np.uint8), "label": np.arange(2), "id": np.arange(2)}
 
 
 @pytest.mark.parametrize(

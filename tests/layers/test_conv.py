@@ -115,7 +115,8 @@ def test_a_convolution_keeps_the_dtype_of_its_input(kernel_size):
     model = fn.Model(fn.conv, features=4, kernel_size=kernel_size)
     params, _ = model.init(KEY, images(1, 5, 5, 3))
     for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
-        assert model(params, jnp.asarray(images(1, 5, 5, 3), dtype)).dtype == dtype
+        x = jax.ShapeDtypeStruct((1, 5, 5, 3), dtype)
+        assert jax.eval_shape(model, params, x).dtype == dtype
 
 
 def test_a_kernel_begins_with_the_variance_of_one_over_fan_in():

@@ -23,17 +23,23 @@ def test_each_id_has_its_row(shape):
     np.testing.assert_array_equal(embed(jnp.asarray(ids, jnp.int32)), TABLE[ids])
 
 
-INTEGERS = [jnp.int8, jnp.uint8, jnp.int16, jnp.uint16, jnp.int32, jnp.uint32]
-
-
-@pytest.mark.parametrize("dtype", INTEGERS)
-@pytest.mark.parametrize("vocab", [7, 256, 50_257])
+@pytest.mark.parametrize(
+    ("dtype", "vocab"),
+    [
+        (jnp.int8, 100),
+        (jnp.int8, 256),
+        (jnp.uint8, 256),
+        (jnp.int16, 50_257),
+        (jnp.uint16, 50_257),
+        (jnp.int32, 50_257),
+        (jnp.uint32, 50_257),
+    ],
+)
 def test_ids_of_every_dtype(dtype, vocab):
     table = np.arange(vocab, dtype=np.float32)[:, None]
-    ids = np.unique(np.clip([0, 3, 100, 255, vocab - 1], 0, min(vocab - 1, jnp.iinfo(dtype).max)))
-    for call in (embed, jax.jit(embed)):
-        found = call(jnp.asarray(ids, dtype), jnp.asarray(table))
-        np.testing.assert_array_equal(found[:, 0], ids)
+    ids = np.clip([0, 3, 100, vocab - 1], 0, min(vocab - 1, jnp.iinfo(dtype).max))
+    found = jax.jit(embed)(jnp.asarray(ids, dtype), jnp.asarray(table))
+    np.testing.assert_array_equal(found[:, 0], ids)
 
 
 @pytest.mark.parametrize("wrong", [7, -1, 1000, -8])

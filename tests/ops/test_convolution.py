@@ -74,7 +74,7 @@ def drawn(seed):
     return Case(batch, tuple(sizes), channels, features, window, stride, pads, dilation, groups)
 
 
-DRAWN = [drawn(seed) for seed in range(42)]
+DRAWN = [drawn(seed) for seed in range(40)]
 CHOSEN = {
     "few channels": Case(2, (7, 6), 3, 5, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "many channels": Case(2, (7, 6), 6, 5, (3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),

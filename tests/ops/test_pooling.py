@@ -32,7 +32,7 @@ def drawn(seed):
     return (int(rng.integers(1, 4)), *sizes, int(rng.integers(1, 5))), window, stride, pads
 
 
-DRAWN = [drawn(seed) for seed in range(24)]
+DRAWN = [drawn(seed) for seed in range(18)]
 
 
 def by_torch(kind, x, cotangent, window, stride, pads):
@@ -66,7 +66,7 @@ def test_max_pool_is_that_of_pytorch_ties_included(case):
     compare("max", max_pool, x, settings)
 
 
-@pytest.mark.parametrize("case", DRAWN[:8], ids=range(8))
+@pytest.mark.parametrize("case", DRAWN[:6], ids=range(6))
 def test_avg_pool_is_that_of_pytorch(case):
     shape, *settings = case
     compare(

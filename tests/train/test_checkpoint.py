@@ -11,7 +11,7 @@ from toys import BATCHES, DATA, MODEL, STEP, assert_same, start
 
 import funnet as fn
 
-DTYPES = "float32 bfloat16 float16 int8 int16 int32 uint8 uint16 uint32 bool".split()
+DTYPES = ["float32", "bfloat16", "float16", "int8", "int16", "int32", "uint8", "uint16", "uint32"]
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def file(tmp_path):
     return tmp_path / "tree.safetensors"
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, "bool"])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (0, 3), (1, 1)], ids=str)
 def test_every_dtype_and_shape_comes_back(file, dtype, shape):
     draw = np.random.default_rng(0).integers(0, 100, shape)
@@ -149,7 +149,7 @@ def test_a_file_is_as_private_as_other_files_are(file):
 @pytest.mark.parametrize(
     ("leaf", "kind"),
     [("text", "<U4"), (object(), "object"), (np.ones(2, complex), "complex128"), (len, "object")],
-    ids=str,
+    ids=["text", "object", "complex", "function"],
 )
 def test_what_is_no_array_of_numbers_is_refused_by_name(file, leaf, kind):
     fn.save(file, {"it": jnp.ones(1)})
@@ -248,6 +248,10 @@ def test_another_kind_of_file_is_an_error_that_names_it(file, content):
         fn.load(file, like={"a": jnp.ones(1)})
 
 
+def kind(x):
+    return x.shape, x.dtype
+
+
 def test_a_garbled_header_never_gives_a_wrong_tree(file):
     tree = {"a": jnp.arange(4.0), "b": jnp.ones((2, 2), jnp.bfloat16)}
     fn.save(file, tree)
@@ -256,9 +260,9 @@ def test_a_garbled_header_never_gives_a_wrong_tree(file):
         garbled = bytearray(whole)
         garbled[place] ^= int(draw.integers(1, 256))
         file.write_bytes(bytes(garbled))
+        message = ""
         try:
             again = fn.load(file, like=tree)
         except ValueError as error:
-            assert str(file) in str(error)
-        else:
-            assert_same(jax.tree.map(jnp.shape, again), jax.tree.map(jnp.shape, tree))
+            message = str(error)
+        assert str(file) in message or jax.tree.map(kind, again) == jax.tree.map(kind, tree)

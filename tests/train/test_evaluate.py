@@ -264,7 +264,9 @@ def test_predicting_compiles_once_and_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "inputs", [IMAGES[:0], [], {}, (IMAGES, IMAGES[:3]), np.float32(3)], ids=str
+    "inputs",
+    [IMAGES[:0], [], {}, (IMAGES, IMAGES[:3]), np.float32(3)],
+    ids=["no rows", "no arrays", "nothing", "unequal rows", "a number"],
 )
 def test_bad_inputs_are_refused(inputs):
     with pytest.raises((ValueError, TypeError), match="inputs must be arrays"):

@@ -1,8 +1,9 @@
 """A training that goes wrong stops with the run before the trouble and a message that says why."""
 
+import signal
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from toys import (
     BATCHES,
@@ -155,7 +156,7 @@ WRONG = {
     "half a fuse": ({"steps": 2, "fuse": 1.5}, "fuse"),
     "validate_every": (
         {"steps": 2, "validate": lambda run: {}, "validate_every": 0},
-        "validate_every must be at least 1, got 0",
+        "validate_every",
     ),
     "half of validate_every": (
         {"steps": 2, "validate": lambda run: {}, "validate_every": 1.5},
@@ -164,8 +165,21 @@ WRONG = {
 }
 
 
+@pytest.fixture
+def impatient():
+    """Ends a test that would hang."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+    old = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, old)
+
+
 @pytest.mark.parametrize("case", WRONG)
-def test_wrong_arguments_are_named_before_anything_is_done(case, tmp_path):
+def test_wrong_arguments_are_named_before_anything_is_done(case, tmp_path, impatient):
     how, words = WRONG[case]
     with pytest.raises((ValueError, TypeError), match=words):
         fn.fit(LINEAR_STEP, linear_start(), BATCHES, folder=tmp_path / "new", **QUIET, **how)
@@ -212,14 +226,67 @@ def test_a_step_that_changes_what_a_run_is_says_where(change):
         fn.fit(changing, linear_start(), BATCHES, steps=3, **QUIET)
 
 
-@pytest.mark.parametrize("fuse", [1, None])
-def test_an_error_in_validation_or_in_the_source_passes_and_the_run_given_stays_valid(fuse):
-    def interrupted(run):
-        raise KeyboardInterrupt
+# Whatever goes wrong, no training is lost.
 
+
+class Failing(Streamed):
+    """A source that breaks at step 5."""
+
+    def __getitem__(self, step):
+        if step == 5:
+            raise OSError("the disk is gone")
+        return super().__getitem__(step)
+
+
+def failing_validation(error):
+    def validate(run):
+        raise error
+
+    return {"validate": validate, "validate_every": 4}
+
+
+FAILURES = {
+    "the source": (4, OSError, {"batches": Failing()}),
+    "validation": (4, ZeroDivisionError, failing_validation(ZeroDivisionError())),
+    "Ctrl-C": (4, KeyboardInterrupt, failing_validation(KeyboardInterrupt())),
+    "validation's numbers": (4, TypeError, {"validate": lambda run: 3}),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_any_exception_carries_the_run_as_it_stood(case):
+    steps, kind, how = FAILURES[case]
     run = linear_start()
     before = host(run)
-    with pytest.raises(KeyboardInterrupt):
-        fn.fit(LINEAR_STEP, run, BATCHES, steps=9, validate=interrupted, fuse=fuse, **QUIET)
+    with pytest.raises(kind) as caught:
+        fn.fit(LINEAR_STEP, run, **{"batches": BATCHES, "steps": 9, "fuse": 2, **QUIET, **how})
+    assert any("attribute run" in note for note in caught.value.__notes__)
+    done = caught.value.run
+    assert int(done.step) == steps
+    assert_same(done, fn.fit(LINEAR_STEP, linear_start(), BATCHES, steps=steps, **QUIET))
     assert_same(run, before)
-    assert np.isfinite(fn.fit(LINEAR_STEP, run, BATCHES, steps=9, **QUIET).params["out"]["bias"]).all()
+
+
+def test_ctrl_c_in_the_midst_of_steps_carries_a_run_that_can_go_on():
+    met = []
+
+    class Interrupted(Streamed):
+        def __getitem__(self, step):
+            met.append(step)
+            if len(met) == 20:
+                raise KeyboardInterrupt
+            return super().__getitem__(step)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fn.fit(STEP, start(), Interrupted(), steps=60, fuse=3, **QUIET)
+    run = fn.fit(STEP, caught.value.run, BATCHES, steps=60, **QUIET)
+    assert_same(run, fn.fit(STEP, start(), BATCHES, steps=60, **QUIET))
+
+
+def test_an_error_while_tracing_carries_the_run_that_was_given():
+    def broken(run, batch):
+        raise LookupError("no such thing")
+
+    with pytest.raises(LookupError) as caught:
+        fn.fit(broken, linear_start(), BATCHES, steps=3, **QUIET)
+    assert_same(caught.value.run, linear_start())

@@ -92,7 +92,9 @@ def pictures():
     draw = np.random.default_rng(0)
     image = draw.normal(size=(6, 4, 4, 1)).astype(np.float32)
     label = draw.integers(0, 3, 6).astype(np.int32)
-    return jax.tree.map(jnp.asarray, {"image": image, "label": label, "id": np.arange(6, dtype=np.int32)})
+    return jax.tree.map(
+        jnp.asarray, {"image": image, "label": label, "id": np.arange(6, dtype=np.int32)}
+    )
 
 
 @fn.layer

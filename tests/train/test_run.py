@@ -42,7 +42,9 @@ def test_next_is_one_step_later_with_some_parts_replaced():
     new = run.next(params=params)
     assert int(new.step) == 1
     assert new.params is params
-    assert_same((new.state, new.optimizer_state, new.seed), (run.state, run.optimizer_state, run.seed))
+    assert_same(
+        (new.state, new.optimizer_state, new.seed), (run.state, run.optimizer_state, run.seed)
+    )
     with pytest.raises(TypeError, match="weights"):
         run.next(weights=params)
 

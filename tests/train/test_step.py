@@ -1,4 +1,4 @@
-"""The step: equal to an update by hand, and refused as a whole where loss or gradient is unsound."""
+"""The step: equal to an update by hand, and refused whole where loss or gradient is unsound."""
 
 import dataclasses
 

@@ -1,0 +1,253 @@
+"""The recipes keep their promises: the line is recovered, digits are learnt, files are left."""
+
+import gzip
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import jax
+import numpy as np
+import pytest
+import tyro
+from PIL import Image
+
+import funnet as fn
+from funnet import picture
+from recipes import linear_regression, mnist
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def called(*args):
+    """A recipe's command line, in a process of its own."""
+    command = [sys.executable, "-m", *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+# linear_regression
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_line_is_recovered(seed, capsys):
+    slope, intercept = linear_regression.main(linear_regression.Settings(seed=seed))
+    assert abs(slope - 2) < 1e-3
+    assert abs(intercept - 3) < 1e-3
+    assert re.match(r"y = 2\.0000 x \+ 3\.0000, loss \d", capsys.readouterr().out)
+
+
+def test_the_line_is_the_same_each_time():
+    settings = linear_regression.Settings(steps=20, seed=7)
+    assert linear_regression.main(settings) == linear_regression.main(settings)
+
+
+# mnist
+
+
+@pytest.fixture(scope="module", params=["cnn", "mlp"])
+def trained(request, tmp_path_factory):
+    """A short training on digits: its settings and its accuracy."""
+    epochs = {"cnn": 8.0, "mlp": 25.0}[request.param]
+    folder = tmp_path_factory.mktemp("runs") / request.param
+    settings = mnist.Settings(model=request.param, data="digits", epochs=epochs, folder=folder)
+    return settings, mnist.main(settings)
+
+
+def test_digits_are_learnt(trained):
+    _, accuracy = trained
+    assert 0.85 < accuracy <= 1
+    assert accuracy * 360 == pytest.approx(round(accuracy * 360), abs=1e-9)
+
+
+def test_the_run_that_is_saved_is_the_one_that_was_tested(trained):
+    settings, accuracy = trained
+    run = fn.Run(**{"state": {}, **fn.load(settings.folder / "run.safetensors")})
+    model = fn.Model(getattr(mnist, settings.model))
+    _, test = fn.data.digits()
+    guesses = fn.predict(model, run, test["image"]).argmax(axis=-1)
+    assert (guesses == test["label"]).mean() == pytest.approx(accuracy)
+
+
+def test_the_metrics_are_lines_of_json(trained):
+    settings, _ = trained
+    text = (settings.folder / "metrics.jsonl").read_text(encoding="utf8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == fn.load(settings.folder / "run.safetensors")["step"]
+    assert {"loss", "accuracy", "gradient_norm", "kind", "seconds"} <= lines[-1].keys()
+    assert lines[-1]["accuracy"] > 0.9
+
+
+def test_the_picture_shows_predictions_and_mistakes(trained):
+    settings, accuracy = trained
+    tiles = 84 + min(36, 360 - round(accuracy * 360))
+    with Image.open(settings.folder / "predictions.png") as image:
+        image.load()
+        width, height = image.size
+    side, row = picture.TILE + picture.GAP, picture.TILE + picture.CAPTION + picture.GAP
+    assert width == 12 * side + picture.GAP
+    assert height == -(-tiles // 12) * row + 2 * picture.CAPTION
+    assert sorted(p.name for p in settings.folder.iterdir()) == [
+        "metrics.jsonl",
+        "predictions.png",
+        "run.safetensors",
+    ]
+
+
+def test_what_is_printed_says_what_was_measured(tmp_path, capsys):
+    settings = mnist.Settings(model="mlp", data="digits", epochs=2.0, folder=tmp_path, holdout=200)
+    accuracy = mnist.main(settings)
+    printed = capsys.readouterr().out
+    assert f"digits held-out training accuracy: {accuracy:.2%}" in printed
+    assert "of 200 images wrong" in printed
+    assert str(tmp_path) in printed
+
+
+def test_held_out_images_are_not_trained_on():
+    data, _ = fn.data.digits()
+    rest, held = mnist.hold_out(data, 200)
+    assert (len(rest["label"]), len(held["label"])) == (1237, 200)
+    np.testing.assert_array_equal(np.concatenate([rest["image"], held["image"]]), data["image"])
+
+
+@pytest.mark.parametrize("count", [1437, 5000, -3])
+def test_holding_out_all_or_less_than_nothing_is_refused(count):
+    with pytest.raises(ValueError, match="holdout"):
+        mnist.hold_out(fn.data.digits()[0], count)
+
+
+# Where the data comes from
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No data on this machine, and no network; the addresses that were tried."""
+    tried = []
+
+    def refuse(request, **how):
+        tried.append(request.full_url)
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.delenv("FUNNET_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    return tried
+
+
+def test_without_mnist_and_network_it_says_so_and_takes_digits(offline, capsys, tmp_path):
+    name, (train, test) = mnist.load("auto")
+    assert name == "digits"
+    assert (len(train["label"]), len(test["label"])) == (1437, 360)
+    assert offline, "nothing was tried"
+    printed = capsys.readouterr().out
+    assert "mnist was not found" in printed
+    assert str(tmp_path / "cache") in printed
+    assert "So this trains on scikit-learn's 1,797 digits" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(
+    offline, capsys, monkeypatch, tmp_path
+):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
+    name, _ = mnist.load("auto")
+    assert name == "digits"
+    assert str(tmp_path / "file") in capsys.readouterr().out
+
+
+def test_mnist_that_was_asked_for_by_name_is_not_replaced(offline):
+    with pytest.raises(FileNotFoundError, match="mnist was not found"):
+        mnist.load("mnist")
+
+
+def idx(array):
+    sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return gzip.compress(bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes())
+
+
+def test_mnist_is_taken_where_it_is(offline, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("FUNNET_DATA", str(tmp_path))
+    (tmp_path / "mnist").mkdir()
+    for part, count in (("train", 5), ("t10k", 3)):
+        images, labels = np.zeros((count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8)
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            (tmp_path / "mnist" / f"{part}-{name}-ubyte.gz").write_bytes(idx(array))
+    name, (train, test) = mnist.load("auto")
+    assert (name, len(train["image"]), len(test["image"])) == ("mnist", 5, 3)
+    assert not offline
+    assert capsys.readouterr().out == ""
+
+
+# The command line
+
+
+@pytest.mark.parametrize("recipe", ["mnist", "linear_regression"])
+def test_help_lists_the_settings(recipe):
+    done = called(f"recipes.{recipe}", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    for flag in ("--seed", *(("--model", "--data", "--epochs") if recipe == "mnist" else ())):
+        assert flag in done.stdout
+
+
+def test_a_wrong_value_ends_with_a_message(tmp_path):
+    done = called("recipes.mnist", "--model", "resnet", "--folder", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "--model" in done.stderr
+    assert "resnet" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "args", [["--epochs", "many"], ["--seed", "1.5"], ["--data", "imagenet"], ["--modle", "cnn"]]
+)
+def test_wrong_flags_end_with_a_message(args, capsys):
+    with pytest.raises(SystemExit) as caught:
+        tyro.cli(mnist.Settings, args=args)
+    assert caught.value.code == 2
+    assert args[0] in capsys.readouterr().err
+
+
+def test_the_command_line_trains(tmp_path):
+    done = called("recipes.linear_regression", "--steps", "300", "--seed", "3")
+    assert done.returncode == 0
+    assert done.stdout.startswith("y = 2.0")
+    assert "step 300/300" in done.stderr
+
+
+# The picture
+
+
+def test_marked_tiles_have_a_red_frame(tmp_path):
+    images = np.zeros((5, 4, 4, 3), np.uint8)
+    marked = [False, True, False, False, True]
+    picture.grid(tmp_path / "new" / "it.png", images, list("abcde"), marked, columns=2)
+    with Image.open(tmp_path / "new" / "it.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    side, row = picture.TILE + picture.GAP, picture.TILE + picture.CAPTION + picture.GAP
+    assert pixels.shape == (3 * row + picture.GAP, 2 * side + picture.GAP, 3)
+    for i in range(5):
+        y, x = picture.GAP + i // 2 * row, picture.GAP + i % 2 * side
+        frame = pixels[y - 1, x : x + picture.TILE]
+        assert (frame == (picture.RED if marked[i] else picture.PAPER)).all(axis=-1).all()
+        assert (pixels[y + 8, x + 8] == 0).all()
+
+
+def test_a_picture_without_pillow_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"pip install 'funnet\[recipes\]'"):
+        picture.grid(tmp_path / "it.png", np.zeros((1, 4, 4, 1), np.uint8), ["a"], [False])
+
+
+def test_the_networks_are_those_that_the_recipe_names():
+    image = jax.ShapeDtypeStruct((1, 28, 28, 1), np.uint8)
+    params, _ = fn.Model(mnist.mlp).shapes(image)
+    kernels = [params[name]["kernel"].shape for name in ("hidden1", "hidden2", "out")]
+    assert kernels == [(784, 128), (128, 64), (64, 10)]
+    assert fn.Model(mnist.cnn).shapes(image)[0]["out"]["kernel"].shape[1] == 10
