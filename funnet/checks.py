@@ -169,6 +169,20 @@ def count(name: str, x: Any, most: float = math.inf) -> None:
     within(name, x, 1, most)
 
 
+def seed(x: Any) -> None:
+    """Refuses what is not a whole number in 0..2**32-1; a traced `x` need only be an integer.
+
+    Raises:
+        TypeError: If `x` is no integer.
+        ValueError: If it is out of range.
+    """
+    if isinstance(x, jax.Array):
+        integer("seed", x)
+    elif isinstance(x, bool) or not isinstance(x, int | np.integer):
+        raise TypeError(f"seed must be an integer, got {x!r}; write seed=0")
+    within("seed", x, 0, 2**32 - 1)
+
+
 def labels(labels: ArrayLike, logits: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """The labels as indices that are safe to use, and which of them were a class at all.
 

@@ -73,7 +73,7 @@ def nest(leaves: dict[str, Any]) -> dict[str, Any]:
         for parent in parents:
             node = node.setdefault(parent, {}) if isinstance(node, dict) else None
         if not isinstance(node, dict) or name in node:
-            raise ValueError(f"{path!r} is used twice, or is both a leaf and a branch of the tree")
+            raise ValueError(f"the path {path!r} is that of two leaves, or a leaf and a branch")
         node[name] = leaf
     return tree
 

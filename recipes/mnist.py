@@ -64,7 +64,7 @@ def load(name: str) -> tuple[str, tuple[dict[str, Any], dict[str, Any]]]:
         return name, getattr(fn.data, name)()
     try:
         return "mnist", fn.data.mnist()
-    except FileNotFoundError as error:
+    except OSError as error:
         print(f"{error}\n\nSo this trains on scikit-learn's 1,797 digits of 8 × 8 pixels instead.")
         return "digits", fn.data.digits()
 
@@ -92,7 +92,8 @@ def main(settings: Settings) -> float:
     if settings.holdout:
         train, test = hold_out(train, settings.holdout)
     usual = {"cnn": 0.7, "mlp": 10.0}[settings.model]
-    epochs = settings.epochs or usual * (40 if name == "digits" else 1)  # few digits, many epochs
+    usual *= 40 if name == "digits" else 1  # few digits, many epochs
+    epochs = usual if settings.epochs is None else settings.epochs
     batches = fn.data.batches(train, {"cnn": 128, "mlp": 64}[settings.model], seed=settings.seed)
     steps = batches.steps(epochs)
     optimizer = adam(steps) if settings.model == "cnn" else optax.sgd(0.01, momentum=0.9)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from funnet.checks import count
+from funnet.checks import seed as check_seed
 
 
 class Batches:
@@ -23,6 +24,7 @@ class Batches:
         self.data = checked(data)
         self.examples = len(next(iter(self.data.values())))
         count("size", size, self.examples)
+        check_seed(seed)
         self.size, self.seed = size, seed
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
@@ -82,13 +84,20 @@ def checked(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The data as NumPy arrays that a device takes as they are, or an error that says why not."""
     if not isinstance(data, Mapping) or not data:
         raise TypeError(f"data must be a dict of arrays by name, got {type(data).__name__}")
-    arrays = {name: _narrow(name, np.asarray(value)) for name, value in data.items()}
+    arrays = {name: _narrow(name, _array(name, value)) for name, value in data.items()}
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"data must have one row for each example in every entry, got {lengths}")
     if not next(iter(lengths.values())):
         raise ValueError(f"data is empty: {', '.join(arrays)} have no rows")
     return arrays
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"data[{name!r}] is no array: {error}") from error
 
 
 def _narrow(name: str, array: np.ndarray) -> np.ndarray:
@@ -111,7 +120,13 @@ def _narrow(name: str, array: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"data[{name!r}] must be finite, but row {row} holds {array[row][~finite[row]].flat[0]}"
         )
-    return array.astype(np.float32) if array.dtype.itemsize > 4 else array
+    if array.dtype.itemsize <= 4:
+        return array
+    beyond = np.abs(array) > np.finfo(np.float32).max
+    if beyond.any():
+        row = int(np.argwhere(beyond)[0][0])
+        raise ValueError(f"data[{name!r}] must fit float32, but row {row} does not")
+    return array.astype(np.float32)
 
 
 def _integers(name: str, array: np.ndarray) -> np.ndarray:

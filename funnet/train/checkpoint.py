@@ -7,7 +7,7 @@ place: a reader finds the old file or the new one, never half of either.
 
 import contextlib
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def save(path: str | Path, tree: Tree) -> None:
         TypeError: if a leaf is no array of numbers.
         OSError: if the file cannot be written; what was there before is untouched.
 
-    >>> import tempfile
+    >>> import uuid
     >>> file = tempfile.mkdtemp() + "/params.safetensors"
     >>> save(file, {"head": {"bias": jnp.zeros(3)}})
     >>> load(file)["head"]["bias"].shape
@@ -44,7 +44,10 @@ def save(path: str | Path, tree: Tree) -> None:
     arrays = {name: _storable(name, leaf) for name, leaf in leaves.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     with _replacing(path) as temporary:
-        save_file(arrays, temporary)
+        try:
+            save_file(arrays, temporary)
+        except SafetensorError as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load(path: str | Path, like: Tree = None) -> Tree:
@@ -66,7 +69,8 @@ def load(path: str | Path, like: Tree = None) -> Tree:
     _, structure = jax.tree.flatten(like)
     wanted = _named(like)
     _compare(Path(path), stored, wanted)
-    return structure.unflatten([_restored(stored[name], leaf) for name, leaf in wanted.items()])
+    leaves = [_restored(name, stored[name], leaf) for name, leaf in wanted.items()]
+    return structure.unflatten(leaves)
 
 
 def _named(tree: Tree) -> dict[str, Any]:
@@ -75,6 +79,9 @@ def _named(tree: Tree) -> dict[str, Any]:
     named = {".".join(_word(part) for part in path) or "value": leaf for path, leaf in leaves}
     if len(named) < len(leaves):
         raise ValueError("two leaves of the tree have the same dotted path: names must have no dot")
+    if "__metadata__" in named:
+        raise ValueError("the name '__metadata__' is one that safetensors keeps for itself")
+    nest(named)  # which refuses a path that is both a leaf and a branch
     return named
 
 
@@ -97,10 +104,12 @@ def _storable(name: str, leaf: Any) -> np.ndarray:
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[str]:
     """A new file beside `path` that takes its place if the block ends well, else vanishes."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
+    temporary = str(path.with_name(f".{path.name}.{uuid.uuid4().hex}.part"))
     try:
+        open(temporary, "xb").close()
+        usual = os.stat(temporary).st_mode  # safetensors would keep the file from others
         yield temporary
+        os.chmod(temporary, usual)
         _flush(temporary)
         os.replace(temporary, path)
     except BaseException:
@@ -157,13 +166,16 @@ def _plain(leaf: Any) -> Any:
     return leaf
 
 
-def _restored(array: np.ndarray, like: Any) -> jax.Array:
+def _restored(name: str, array: np.ndarray, like: Any) -> jax.Array:
     if jnp.issubdtype(getattr(like, "dtype", np.float32), jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.asarray(array))
-    return jnp.asarray(array)
+        return jax.random.wrap_key_data(
+            jnp.asarray(array), impl=jax.random.key_impl(jnp.zeros((), like.dtype))
+        )
+    return _device(name, array)
 
 
 def _device(name: str, array: np.ndarray) -> jax.Array:
-    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+    narrow = jax.dtypes.canonicalize_dtype(array.dtype)
+    if narrow != array.dtype and (array.ndim or array.astype(narrow) != array):
         raise ValueError(f"{name} is {array.dtype}: set jax_enable_x64, or it would lose precision")
     return jnp.asarray(array)

@@ -6,7 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
+from jax.tree_util import DictKey, SequenceKey
 
+from funnet.checks import count
 from funnet.compiling import STEP, quick_jit
 from funnet.data.batches import checked
 from funnet.metrics import Mean
@@ -38,6 +41,7 @@ def evaluate(
         TypeError: if a metric is no sum that adds up.
     """
     data = checked(data)
+    count("batch_size", batch_size)
     examples = len(next(iter(data.values())))
     size = min(batch_size, examples)
     found = []
@@ -63,9 +67,10 @@ def _check_objective(objective: Objective, run: Run, batch: dict[str, Any], padd
                 f"evaluate adds metrics up over batches, and metrics[{name!r}] is a plain number: "
                 "return fn.metrics.mean(values, batch.get('weight')) from the objective"
             )
-    last = len(jax.tree.leaves((run.params, run.state, batch))) - 1  # "weight" sorts last
-    weight, program = traced.jaxpr.jaxpr.invars[last], traced.jaxpr.jaxpr
-    if padded and not any(weight is var for eqn in program.eqns for var in eqn.invars):
+    leaves = jax.tree_util.tree_leaves_with_path((run.params, run.state, batch))
+    place = next(i for i, (path, _) in enumerate(leaves) if path == WEIGHT)
+    program = traced.jaxpr.jaxpr
+    if padded and not dce_jaxpr(program, [True] * len(program.outvars))[1][place]:
         raise ValueError(
             "the last batch is padded to full size, and the objective ignores batch['weight'], so "
             "padding would count: average with fn.metrics.mean(values, batch.get('weight'))"
@@ -81,7 +86,8 @@ def predict(model: Model, run: Run, inputs: Any, *, batch_size: int = 1000) -> A
         inputs: (N, ...), or a pytree of such arrays.
         batch_size: examples at a time; a last batch is padded, and its padding cut off again.
     """
-    rows = [len(leaf) for leaf in jax.tree.leaves(inputs)]
+    count("batch_size", batch_size)
+    rows = [len(leaf) if np.ndim(leaf) else 0 for leaf in jax.tree.leaves(inputs)]
     if not rows or len(set(rows)) > 1 or not rows[0]:
         raise ValueError(
             f"inputs must be arrays with the same number of rows, at least 1, got {rows}"
@@ -93,6 +99,9 @@ def predict(model: Model, run: Run, inputs: Any, *, batch_size: int = 1000) -> A
         real = min(size, rows[0] - start)
         parts.append(jax.tree.map(lambda x, n=real: np.asarray(x)[:n], output))
     return jax.tree.map(lambda *each: np.concatenate(each), *parts)
+
+
+WEIGHT = (SequenceKey(2), DictKey("weight"))  # its place in the arguments below
 
 
 @quick_jit(STEP, static_argnums=0)
@@ -116,4 +125,6 @@ def _padded(data: Mapping[str, np.ndarray], start: int, size: int, examples: int
     """A batch of full size, its ids, and weight 1 for every row that is no padding."""
     ids = np.arange(start, start + size, dtype=np.int32)
     batch = {name: _rows(array, start, size) for name, array in data.items()}
-    return {**batch, "id": ids, "weight": (ids < examples).astype(np.int32)}
+    real = ids < examples
+    weight = batch["weight"] * real if "weight" in batch else real.astype(np.int32)
+    return {**batch, "id": ids, "weight": weight}

@@ -1,5 +1,6 @@
 """`fit`: takes steps until a run has taken enough, and tells what happens."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funnet.checks import count
 from funnet.data.batches import Batches
 from funnet.train.log import Log, summed, values
-from funnet.train.loop import Chunk, Feed, Source, advance, with_run
+from funnet.train.loop import Chunk, Feed, Source, advance, copied, with_run
 from funnet.train.run import Run
 from funnet.train.step import Step
 
@@ -56,8 +58,10 @@ def fit(
         BaseException: whatever else goes wrong, Ctrl-C included. Every exception has the run as it
             then stood as its attribute `run`: before the step that was refused, or after the last.
     """
+    count("log_every", log_every)
+    count("fuse", 1 if fuse is None else fuse)
     stop, at = _last_step(batches, epochs, steps), int(run.step)
-    run = jax.tree.map(jnp.copy, run)  # the caller's stays valid; this one is donated step by step
+    run = copied(run)  # the caller's stays valid; this one is donated step by step
     if at >= stop:
         return run
     feed = Feed(batches)
@@ -67,32 +71,41 @@ def fit(
         try:
             for target in targets:
                 for run, chunk in advance(step, run, feed, target, fuse):  # noqa: B020
+                    taken = chunk.steps - chunk.refused
+                    log.steps_taken(
+                        chunk.start, taken, chunk.metrics, _epoch(batches, chunk.start + taken)
+                    )
                     if chunk.refused:
                         raise _refusal(step, run, batches, chunk)
-                    epoch = _epoch(batches, chunk.start + chunk.steps)
-                    log.steps_taken(chunk.start, chunk.steps, chunk.metrics, epoch)
-                if validate is not None:
-                    log.entry(target, "validation", validate(run))
+                if validate is not None:  # of a copy, which may be kept
+                    log.entry(target, "validation", validate(copied(run)))
         except BaseException as error:
             raise with_run(error, run) from error.__cause__
     return run
 
 
 def _last_step(batches: Batches | Source, epochs: float | None, steps: int | None) -> int:
+    if isinstance(batches, Mapping):
+        raise TypeError(
+            "batches is a dict: write fn.data.batches(data, size) to cut it into batches"
+        )
     if (epochs is None) == (steps is None):
         raise ValueError(f"give fit either epochs or steps, got epochs={epochs!r}, steps={steps!r}")
     if steps is None and not isinstance(batches, Batches):
         raise ValueError("epochs needs batches of fn.data.batches; give steps for another source")
-    last = batches.steps(epochs) if isinstance(batches, Batches) and epochs is not None else steps
-    if last is None or last < 0:
-        raise ValueError(f"epochs and steps must not be negative, got {last} steps")
-    return last
+    if steps is not None and steps != 0:
+        count("steps", steps)
+    if epochs is not None and not 0 <= epochs < math.inf:
+        raise ValueError(f"epochs must be a number of at least 0, got {epochs}")
+    return (
+        batches.steps(epochs) if isinstance(batches, Batches) and epochs is not None else steps or 0
+    )
 
 
 def _interval(batches: Batches | Source, stop: int, validate: Any, every: int | None) -> int:
     """The steps between validations: an epoch unless said otherwise."""
-    if every is not None and every < 1:
-        raise ValueError(f"validate_every must be at least 1, got {every}")
+    if every is not None:
+        count("validate_every", every)
     if validate is None:
         return stop
     return every or (batches.steps(1) if isinstance(batches, Batches) else stop)
@@ -124,6 +137,6 @@ def _replayed(step: Step, run: Run, batch: Mapping[str, Any]) -> Exception | Non
     """What an eager step raises, where labels and ids are checked by value."""
     try:
         step(run, jax.tree.map(jnp.asarray, dict(batch)))
-    except (ValueError, TypeError) as error:
-        return error
+    except Exception as error:  # whatever it is, it must not hide the refusal
+        return error if isinstance(error, ValueError | TypeError) else None
     return None

@@ -2,7 +2,8 @@
 
 import itertools
 import json
-import os
+import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -37,6 +38,31 @@ def _wide(x: Any) -> np.ndarray:
     return x.astype(np.int64 if x.dtype.kind in "biu" else np.float64)
 
 
+def plain(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers, arrays and lists by name as Python's own.
+
+    Raises:
+        TypeError: if they are not given by name.
+    """
+    if not isinstance(numbers, Mapping):
+        raise TypeError(f"validate must return numbers by name, a dict, got {numbers!r}")
+    return {name: np.asarray(v).tolist() if is_array_like(v) else v for name, v in numbers.items()}
+
+
+def is_array_like(x: Any) -> bool:
+    """Whether `x` is an array, or a number of NumPy's."""
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def _readable(numbers: Mapping[str, Any]) -> Any:
+    """Numbers as JSON has them: those that are none as the words nan, inf and -inf."""
+
+    def readable(x: Any) -> Any:
+        return str(x) if isinstance(x, float) and not math.isfinite(x) else x
+
+    return jax.tree.map(readable, dict(numbers))
+
+
 def values(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics as plain numbers (or nested lists) by name."""
     return {name: np.asarray(m.value).tolist() for name, m in metrics.items()}
@@ -69,9 +95,10 @@ class Log:
         progress: bool = True,
         stream: TextIO | None = None,
     ):
-        self.stream = sys.stderr if stream is None else stream
-        self.steps, self.every, self.progress = steps, every, progress
-        self.live = progress and self.stream.isatty()
+        self.stream: Any = sys.stderr if stream is None else stream
+        self.steps, self.every = steps, every
+        self.progress = progress and self.stream is not None  # as it is without a console
+        self.live = self.progress and self.stream.isatty()
         self.begun = self.shown = time.monotonic()
         self.first: tuple[int, float] | None = None  # step and time after the first dispatch
         self.pending: Any = None
@@ -93,10 +120,12 @@ class Log:
 
     def entry(self, step: int, kind: str, numbers: Mapping[str, Any]) -> None:
         """One line of `metrics.jsonl`, flushed at once; validation is printed too."""
+        numbers = plain(numbers)
         if self.file is not None:
             seconds = round(time.monotonic() - self.begun, 3)
-            line = {"step": step, "kind": kind, "seconds": seconds, **numbers}
-            self.file.write(json.dumps(line) + "\n")
+            own = {"step": step, "kind": kind, "seconds": seconds}
+            line = {**own, **_readable(numbers), **own}
+            self.file.write(json.dumps(line, allow_nan=False) + "\n")
             self.file.flush()
         if self.progress and kind == "validation":
             self._line(f"step {step:,}: validation {_text(numbers)}")
@@ -126,7 +155,7 @@ class Log:
         text += f" (epoch {epoch:.1f})" if epoch is not None else ""
         text += f"  {_text(values(summed(metrics)))}  {self._rate(step, now)}".rstrip()
         if self.live:
-            width = os.get_terminal_size(self.stream.fileno()).columns or 80
+            width = shutil.get_terminal_size().columns
             self.stream.write(f"\r{text[: width - 1]}\x1b[K")
             self.stream.flush()
         else:

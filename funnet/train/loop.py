@@ -52,7 +52,10 @@ def _advance(
     tried, and the step reached.
     """
     start, step = run.step, jax.jit(step)  # jitted, so that it is traced once for both uses below
-    shapes = jax.eval_shape(lambda run: step(run, fetch(source, rows, jnp.int32(0))), run)[1]
+    given = jax.eval_shape(lambda run: step(run, fetch(source, rows, jnp.int32(0))), run)
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise TypeError(f"a step must return (run, metrics), it returned {type(given).__name__}")
+    shapes = given[1]
     blank = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
 
     def going(carry: tuple) -> jax.Array:
@@ -105,6 +108,11 @@ def _fits(batches: Batches) -> bool:
     size = sum(array.nbytes for array in batches.data.values())
     stats = jax.local_devices()[0].memory_stats() or {}
     return size <= stats.get("bytes_limit", 4 * RESIDENT) / 4
+
+
+def copied(run: Run) -> Run:
+    """The run in buffers of its own; a transfer, where `jnp.copy` would compile for each shape."""
+    return jax.device_put(run, may_alias=False)
 
 
 def with_run(error: BaseException, run: Run) -> BaseException:

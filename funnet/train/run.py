@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from funnet import checks
 from funnet.compiling import DRAW, quick_jit
 from funnet.draw import Record, draw
 from funnet.keys import named_key
@@ -47,7 +48,12 @@ class Run:
             *inputs: the model's inputs, of which only shape and dtype matter.
             seed: a non-negative int, or an array of one.
             **more: further inputs and settings of the model, by name.
+
+        Raises:
+            TypeError: if the seed is no integer.
+            ValueError: if it is not in 0..2**32-1.
         """
+        checks.seed(seed)
         return _start(model.records(*inputs, **more), optimizer, jnp.asarray(seed, jnp.uint32))
 
     def key(self, name: str = "step") -> jax.Array:
