@@ -9,8 +9,8 @@ from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from funnet.checks import count
 from funnet.describe import describe, split_arrays
 from funnet.scope import Scope
 from funnet.select import Turns
@@ -39,7 +39,8 @@ def repeat(layer: Layer, n: int) -> Layer:
     >>> fn.Model(deep).shapes(jax.ShapeDtypeStruct((8, 64), "float32"))[0]["blocks"]["kernel"].shape
     (12, 64, 64)
     """
-    count("n", n)
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"repeat needs a number of turns of at least 1, got n={n!r}")
 
     def repeated(p: Scope, x: Any, *args: Any, **settings: Any) -> Any:
         params, state, key, inside = p.block(stacked=True)

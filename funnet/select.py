@@ -73,7 +73,7 @@ def nest(leaves: dict[str, Any]) -> dict[str, Any]:
         for parent in parents:
             node = node.setdefault(parent, {}) if isinstance(node, dict) else None
         if not isinstance(node, dict) or name in node:
-            raise ValueError(f"the path {path!r} is that of two leaves, or a leaf and a branch")
+            raise ValueError(f"the path {path!r} is used twice, or as both leaf and branch")
         node[name] = leaf
     return tree
 

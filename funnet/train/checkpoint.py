@@ -34,7 +34,7 @@ def save(path: str | Path, tree: Tree) -> None:
         TypeError: if a leaf is no array of numbers.
         OSError: if the file cannot be written; what was there before is untouched.
 
-    >>> import uuid
+    >>> import tempfile
     >>> file = tempfile.mkdtemp() + "/params.safetensors"
     >>> save(file, {"head": {"bias": jnp.zeros(3)}})
     >>> load(file)["head"]["bias"].shape

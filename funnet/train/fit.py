@@ -93,10 +93,12 @@ def _last_step(batches: Batches | Source, epochs: float | None, steps: int | Non
         raise ValueError(f"give fit either epochs or steps, got epochs={epochs!r}, steps={steps!r}")
     if steps is None and not isinstance(batches, Batches):
         raise ValueError("epochs needs batches of fn.data.batches; give steps for another source")
-    if steps is not None and steps != 0:
-        count("steps", steps)
-    if epochs is not None and not 0 <= epochs < math.inf:
-        raise ValueError(f"epochs must be a number of at least 0, got {epochs}")
+    if steps is not None and not isinstance(steps, int | np.integer):
+        raise TypeError(f"steps must be an integer, got {steps!r}; write int(steps)")
+    if epochs is not None and not epochs < math.inf:
+        raise ValueError(f"epochs must be a finite number, got {epochs}")
+    if (steps or epochs or 0) < 0:
+        raise ValueError(f"steps and epochs must not be negative, got {steps or epochs} steps")
     return (
         batches.steps(epochs) if isinstance(batches, Batches) and epochs is not None else steps or 0
     )

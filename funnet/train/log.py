@@ -3,12 +3,12 @@
 import itertools
 import json
 import math
-import shutil
+import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import jax
 import numpy as np
@@ -95,7 +95,7 @@ class Log:
         progress: bool = True,
         stream: TextIO | None = None,
     ):
-        self.stream: Any = sys.stderr if stream is None else stream
+        self.stream = cast(TextIO, sys.stderr if stream is None else stream)
         self.steps, self.every = steps, every
         self.progress = progress and self.stream is not None  # as it is without a console
         self.live = self.progress and self.stream.isatty()
@@ -155,7 +155,7 @@ class Log:
         text += f" (epoch {epoch:.1f})" if epoch is not None else ""
         text += f"  {_text(values(summed(metrics)))}  {self._rate(step, now)}".rstrip()
         if self.live:
-            width = shutil.get_terminal_size().columns
+            width = _width(self.stream)
             self.stream.write(f"\r{text[: width - 1]}\x1b[K")
             self.stream.flush()
         else:
@@ -172,6 +172,14 @@ class Log:
     def _line(self, text: str) -> None:
         clear = "\r\x1b[K" if self.live else ""
         print(f"{clear}{text}", file=self.stream, flush=True)
+
+
+def _width(stream: TextIO) -> int:
+    """Columns of the terminal; 80 of a console that does not tell."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def _put_aside(path: Path) -> None:

@@ -83,7 +83,10 @@ def test_large_windows(window):
 
 @pytest.mark.parametrize("case", [TILES, INSIDE, OVERLAP], ids=["tiles", "inside", "padded"])
 @pytest.mark.parametrize("value", [-np.inf, np.inf])
-def test_infinities_as_in_pytorch(case, value):
+def test_infinities_as_in_pytorch(case, value, request):
+    if case is OVERLAP and value < 0:  # overlapping windows have XLA's gradient as it is
+        reason = "of a window that is -inf all over, XLA gives the gradient to the padding"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     shape, *settings = case
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     x[0], x[1, ::2] = value, value
