@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.interpreters.partial_eval import dce_jaxpr
+from jax.extend.core import jaxprs_in_params
 from jax.tree_util import DictKey, SequenceKey
 
 from funnet.checks import count
@@ -69,12 +69,23 @@ def _check_objective(objective: Objective, run: Run, batch: dict[str, Any], padd
             )
     leaves = jax.tree_util.tree_leaves_with_path((run.params, run.state, batch))
     place = next(i for i, (path, _) in enumerate(leaves) if path == WEIGHT)
-    program = traced.jaxpr.jaxpr
-    if padded and not dce_jaxpr(program, [True] * len(program.outvars))[1][place]:
+    if padded and not _uses(traced.jaxpr.jaxpr, place):
         raise ValueError(
             "the last batch is padded to full size, and the objective ignores batch['weight'], so "
             "padding would count: average with fn.metrics.mean(values, batch.get('weight'))"
         )
+
+
+def _uses(program: Any, place: int) -> bool:
+    """Whether a traced program looks at its input number `place`, in jitted functions too."""
+    var = program.invars[place]
+    for eqn in program.eqns:
+        (inner, *more) = [*jaxprs_in_params(eqn.params), None]
+        nested = len(more) == 1 and len(inner.invars) == len(eqn.invars)
+        for i in (i for i, x in enumerate(eqn.invars) if x is var):
+            if not nested or _uses(inner, i):
+                return True
+    return any(x is var for x in program.outvars)
 
 
 def predict(model: Model, run: Run, inputs: Any, *, batch_size: int = 1000) -> Any:
