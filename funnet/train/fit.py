@@ -1,5 +1,6 @@
 """`fit`: takes steps until a run has taken enough, and tells what happens."""
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from funnet.checks import count
 from funnet.data.batches import Batches
+from funnet.train.checkpoint import save
 from funnet.train.log import Log, summed, values
 from funnet.train.loop import Chunk, Feed, Source, advance, copied, with_run
 from funnet.train.run import Run
@@ -47,7 +49,8 @@ def fit(
         steps: how many steps the run is to have taken in all; give this or `epochs`.
         validate: a function of the run that gives numbers to print and log.
         validate_every: steps between validations, by default an epoch; the last step has one too.
-        folder: the run's folder, made if missing; `metrics.jsonl` in it grows.
+        folder: the run's folder, made if missing; `metrics.jsonl` in it grows, and a training that
+            ends in an exception leaves its run there as `interrupted.safetensors`.
         log_every: steps behind one line of `metrics.jsonl`.
         progress: whether to print a line of progress to stderr.
         fuse: steps in one dispatch; by default as many as take about a quarter of a second.
@@ -80,8 +83,18 @@ def fit(
                 if validate is not None:  # of a copy, which may be kept
                     log.entry(target, "validation", validate(copied(run)))
         except BaseException as error:
-            raise with_run(error, run) from error.__cause__
+            raise _kept(with_run(error, run), place) from error.__cause__
     return run
+
+
+def _kept(error: BaseException, folder: Path | None) -> BaseException:
+    """The error, its run saved where the training has a folder, and a note that says so."""
+    if folder is not None:
+        path = folder / "interrupted.safetensors"
+        with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):
+            save(path, error.run)  # type: ignore[attr-defined]
+            error.add_note(f"and is saved: fit goes on from fn.load({str(path)!r}, like=run)")
+    return error
 
 
 def _last_step(batches: Batches | Source, epochs: float | None, steps: int | None) -> int:
