@@ -180,7 +180,7 @@ def test_arrays_and_trees_may_be_carried():
 
 @pytest.mark.parametrize("n", [0, -1, 2.0, "3", None])
 def test_a_bad_number_of_turns_is_refused(n):
-    with pytest.raises((ValueError, TypeError), match=rf"\bn\b.*{n!r}.*(1|int)"):
+    with pytest.raises((ValueError, TypeError), match=f"repeat.*at least 1.*{n!r}"):
         fn.repeat(plain, n)
 
 

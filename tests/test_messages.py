@@ -225,7 +225,7 @@ MISTAKES = {
         lambda: at(own_scan(fn.dropout, 0.5)).capture({}, {}, X, taps=PLACE),
         [PLACE, "dropout", "tap", "fn.repeat("],
     ),
-    "no turns": (lambda: fn.repeat(fn.dense, 0), ["n is 0", "1 <="]),
+    "no turns": (lambda: fn.repeat(fn.dense, 0), ["n=0", "at least 1"]),
     "turns of another width": (
         init(X, fn.repeat(fn.dense, 2), 5),
         [f"'{PLACE}'", "float32[8,4]", "float32[8,5]"],
