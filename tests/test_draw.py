@@ -11,20 +11,21 @@ from funnet.draw import canonical
 X = np.ones((2, 4), np.float32)
 
 
-def test_an_initializer_written_inside_a_layer_is_traced_once():
-    traced = []
+TRACED = []
 
+
+def test_an_initializer_written_inside_a_layer_is_traced_once():
     @fn.layer
     def net(p, x):
         def counting(key, shape, dtype):
-            traced.append(shape)
+            TRACED.append(shape)
             return jnp.ones(shape, dtype)
 
         return fn.dense(p["out"], x, 3, kernel_init=counting)
 
     model = fn.Model(net)
     first, second = (model.init(jax.random.key(seed), X)[0] for seed in (0, 1))
-    assert traced == [(4, 3)]
+    assert TRACED == [(4, 3)]
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
