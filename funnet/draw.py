@@ -86,13 +86,9 @@ def shapes(records: Iterable[Record]) -> dict[str, Any]:
     return nest({".".join(record.path): record.stored for record in records})
 
 
+@quick_jit(DRAW, static_argnums=0)
 def draw(trees: tuple[tuple[Record, ...], ...], key: jax.Array) -> tuple[dict[str, Any], ...]:
     """A tree of arrays for each tuple of records."""
-    return _draw(trees, key)
-
-
-@quick_jit(DRAW, static_argnums=0)
-def _draw(trees: tuple[tuple[Record, ...], ...], key: jax.Array) -> tuple[dict[str, Any], ...]:
     names = [name for records in trees for record in records for name in record.names]
     pairs = np.stack([words(name) for name in names]) if names else np.zeros((0, 2), np.uint32)
     keys, taken = jax.vmap(fold, (None, 0))(key, jnp.asarray(pairs)), 0

@@ -1,4 +1,4 @@
-"""The lifts: `repeat` compiles a block once and scans it over stacked parameters, `remat` remats.
+"""The lifts: `repeat` scans a block over stacked parameters, `remat` recomputes its activations.
 
 A lifted block is traced in a frame of its own, and whatever it collects (state, activations)
 leaves the trace as an output, so both carry state, keys and taps through.

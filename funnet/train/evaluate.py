@@ -56,7 +56,8 @@ def evaluate(
 def _total(measured: tuple[jax.Array, dict[str, Any]], rows: int) -> dict[str, Any]:
     """A batch's metrics in 64 bits, its loss among them."""
     loss, metrics = jax.device_get(measured)
-    return summed(jax.tree.map(lambda x: x[None], {"loss": Mean(loss * rows, rows), **metrics}))
+    total = loss * rows if rows else np.zeros_like(loss)  # a mean of nothing is NaN
+    return summed(jax.tree.map(lambda x: x[None], {"loss": Mean(total, rows), **metrics}))
 
 
 def _check_objective(objective: Objective, run: Run, batch: dict[str, Any], padded: bool) -> None:

@@ -46,12 +46,8 @@ def plain(numbers: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(numbers, Mapping):
         raise TypeError(f"validate must return numbers by name, a dict, got {numbers!r}")
-    return {name: np.asarray(v).tolist() if is_array_like(v) else v for name, v in numbers.items()}
-
-
-def is_array_like(x: Any) -> bool:
-    """Whether `x` is an array, or a number of NumPy's."""
-    return hasattr(x, "shape") and hasattr(x, "dtype")
+    arrays = jax.Array | np.ndarray | np.generic
+    return {n: np.asarray(v).tolist() if isinstance(v, arrays) else v for n, v in numbers.items()}
 
 
 def _readable(numbers: Mapping[str, Any]) -> Any:

@@ -271,3 +271,12 @@ def test_predicting_compiles_once_and_changes_nothing():
 def test_bad_inputs_are_refused(inputs):
     with pytest.raises((ValueError, TypeError), match="inputs must be arrays"):
         fn.predict(LINEAR, linear_start(), inputs)
+
+
+def test_a_batch_without_weight_adds_nothing_to_the_loss():
+    def objective(params, state, batch, *, train, key):
+        return mean(batch["image"][:, 0], batch["weight"]).value, (state, {})
+
+    weight = (np.arange(50) >= 16).astype(np.float32)  # none in the first of the batches
+    found = fn.evaluate(objective, linear_start(), {**DATA, "weight": weight}, batch_size=16)
+    np.testing.assert_allclose(found["loss"], DATA["image"][16:, 0].mean(), rtol=1e-5)
