@@ -155,18 +155,26 @@ def positive(name: str, x: Any) -> None:
         raise ValueError(f"{name} is {x}, expected {name} > 0")
 
 
-def count(name: str, x: Any, most: float = math.inf) -> None:
-    """Refuses what is not a whole number in 1..most.
+def count(name: str, x: Any, most: float = math.inf, *, least: int = 1) -> int:
+    """The number `x`, refused unless it is a whole one in `least`..`most`.
 
     Raises:
         TypeError: If `x` is no integer.
         ValueError: If it is out of range.
+
+    >>> count("size", 0)
+    Traceback (most recent call last):
+    ValueError: size is 0, expected size >= 1
     """
     try:
-        operator.index(x)
+        number = operator.index(x)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {x!r}; write int({name})") from None
-    within(name, x, 1, most)
+    if most < math.inf:
+        within(name, x, least, most)
+    elif number < least:
+        raise ValueError(f"{name} is {number}, expected {name} >= {least}")
+    return number
 
 
 def seed(x: Any) -> None:

@@ -9,7 +9,6 @@ step has a new key.
 """
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -75,9 +74,9 @@ def crop(height: int, width: int | None = None, *, padding: int = 0) -> Augmenta
     >>> crop(24, 28)(jax.random.key(0), batch)["image"].shape
     (2, 24, 28, 3)
     """
-    rows = _whole("height", height, 1)
-    columns = _whole("width", height if width is None else width, 1)
-    padding = _whole("padding", padding, 0)
+    rows = checks.count("height", height)
+    columns = checks.count("width", height if width is None else width)
+    padding = checks.count("padding", padding, least=0)
     return _each_image(2, lambda x, u: _window(x, u, rows, columns, padding))
 
 
@@ -97,7 +96,7 @@ def shift(pixels: int) -> Augmentation:
     >>> shift(1)(jax.random.key(0), batch)["image"].ravel()
     Array([0., 1., 1.], dtype=float32)
     """
-    pixels = _whole("pixels", pixels, 0)
+    pixels = checks.count("pixels", pixels, least=0)
     return _each_image(2, lambda x, u: _window(x, u, x.shape[0], x.shape[1], pixels))
 
 
@@ -165,7 +164,7 @@ def cutout(size: int) -> Augmentation:
     >>> int(cutout(3)(jax.random.key(0), batch)["image"].sum())
     55
     """
-    size = _whole("size", size, 1)
+    size = checks.count("size", size)
 
     def cut(x: jax.Array, uniform: jax.Array) -> jax.Array:
         row, column = _integers(uniform, *x.shape[:2]) - size // 2
@@ -205,7 +204,7 @@ def mixup(alpha: float, classes: int) -> Augmentation:
     (2, 10)
     """
     checks.positive("alpha", alpha)
-    classes = _whole("classes", classes, 1)
+    classes = checks.count("classes", classes)
 
     def augment(key: jax.Array, batch: Batch) -> Batch:
         x, labels = _images(batch), _one_hot(batch, classes)
@@ -261,17 +260,6 @@ def _each_image(count: int, function: Callable[[jax.Array, jax.Array], jax.Array
         return {**batch, "image": y}
 
     return augment
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    """The value as an int, refused unless it is one and not below `least`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}; write int({name})") from None
-    if number < least:
-        raise ValueError(f"{name} is {number}, expected {name} >= {least}")
-    return number
 
 
 def _images(batch: Batch) -> jax.Array:
