@@ -1,5 +1,6 @@
 """What a training tells while it runs: a line of progress, and `metrics.jsonl` in its folder."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -97,7 +98,7 @@ class Log:
         self.live = self.progress and self.stream.isatty()
         self.begun = self.shown = time.monotonic()
         self.first: tuple[int, float] | None = None  # step and time after the first dispatch
-        self.pending: Any = None
+        self.pending, self.at = cast(Any, None), start  # metrics without a line, up to a step
         self.file = None
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -111,8 +112,12 @@ class Log:
     def __exit__(self, *_: Any) -> None:
         if self.live:
             self.stream.write("\n")
+        if self.pending is not None:  # cut short: what was not yet a full line is one all the same
+            with contextlib.suppress(OSError):  # a full disk must not hide what ended the training
+                self.entry(self.at, "train", values(self.pending))
         if self.file is not None:
-            self.file.close()
+            with contextlib.suppress(OSError):
+                self.file.close()
 
     def entry(self, step: int, kind: str, numbers: Mapping[str, Any]) -> None:
         """One line of `metrics.jsonl`, flushed at once; validation is printed too."""
@@ -136,7 +141,7 @@ class Log:
             if cut % self.every == 0 or cut == self.steps:
                 self.entry(cut, "train", values(self.pending))
                 self.pending = None
-            at = cut
+            self.at = at = cut
         self._watch(end, metrics, epoch)
 
     def _watch(self, step: int, metrics: Any, epoch: float | None) -> None:

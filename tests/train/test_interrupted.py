@@ -1,5 +1,7 @@
 """A training that ends in an exception leaves its run in its folder, to go on from."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ def test_an_interrupted_training_goes_on_from_its_folder(tmp_path):
         fn.fit(LINEAR_STEP, linear_start(), BATCHES, steps=9, **how, **QUIET)
     path = tmp_path / "interrupted.safetensors"
     assert any(str(path) in note for note in caught.value.__notes__)
+    (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert (line["step"], line["kind"]) == (4, "train")  # though a full line is of 100 steps
     run = fn.load(path, like=linear_start())
     assert int(run.step) == 4
     resumed = fn.fit(LINEAR_STEP, run, BATCHES, steps=9, **QUIET)
