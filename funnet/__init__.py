@@ -29,6 +29,7 @@ from funnet.layers.pool import avg_pool as avg_pool
 from funnet.layers.pool import flatten as flatten
 from funnet.layers.pool import global_avg_pool as global_avg_pool
 from funnet.layers.pool import max_pool as max_pool
+from funnet.layers.sequence import sequence_mask as sequence_mask
 from funnet.lift import remat as remat
 from funnet.lift import repeat as repeat
 from funnet.model import Model as Model

@@ -11,12 +11,26 @@ import funnet as fn
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A layer, its settings, and an input: normal numbers, or ids below `ids`."""
+    """A layer, its settings, and an input: normal numbers, or ids below `ids`.
+
+    Of a layer that takes `lengths`, those say how many steps of each example count.
+    """
 
     layer: Callable[..., Any]
     shape: tuple[int, ...]
     settings: dict[str, Any]
     ids: int | None = None
+    lengths: tuple[int, ...] | None = None
+
+    def call(self, p: fn.Scope, x: Any, lengths: Any = None) -> Any:
+        """The layer on inputs that all have a first axis of examples."""
+        more = {} if lengths is None else {"lengths": lengths}
+        return self.layer(p, x, **more, **self.settings)
+
+    @property
+    def more(self) -> tuple:
+        """What goes in beside `x`."""
+        return () if self.lengths is None else (np.asarray(self.lengths, np.int32),)
 
     def x(self, seed: int = 0) -> np.ndarray:
         rng = np.random.default_rng(seed)
@@ -25,8 +39,8 @@ class Row:
         return rng.integers(0, self.ids, self.shape).astype(np.int32)
 
 
-def row(layer, *shape, ids=None, **settings):
-    return Row(layer, shape, settings, ids)
+def row(layer, *shape, ids=None, lengths=None, **settings):
+    return Row(layer, shape, settings, ids, lengths)
 
 
 @fn.layer
