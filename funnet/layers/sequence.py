@@ -32,7 +32,9 @@ def sequence_mask(lengths: ArrayLike, size: int) -> jax.Array:
     integer("lengths", lengths)
     lengths = jnp.asarray(lengths)
     if lengths.ndim != 1:
-        raise ValueError(f"lengths must have shape (N,), one for each sequence, got {lengths.shape}")
+        raise ValueError(
+            f"lengths must have shape (N,), one for each sequence, got {lengths.shape}"
+        )
     within("lengths", lengths, 0, size, why=f", for there are {size} steps")
     return jnp.arange(size) < lengths.astype(jnp.int32)[:, None]
 
