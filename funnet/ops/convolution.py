@@ -3,7 +3,9 @@
 XLA:CPU sends a convolution to its library only in canonical layout, and brings the two gradients
 of a convolution into that layout only at the top of a program: inside a `lax.scan` they miss it and
 run up to 85 times slower. Here both gradients are written out as forward convolutions in canonical
-layout, chosen when lowering for the CPU; other platforms get the plain form.
+layout, chosen when lowering for the CPU; other platforms get the plain form. A transposed
+convolution is the input's gradient of a convolution, and has the same care. A depthwise one is
+written out as products of shifted images.
 
 The rule is a `custom_jvp` whose tangent is the linear transpose of the gradient we want, so reverse
 mode transposes it once more and lands on exactly that gradient, and forward mode, Hessians, `vmap`
@@ -12,6 +14,7 @@ and `checkpoint` keep working.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,9 +24,11 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from funnet.ops.matmul import matmul
+from funnet.ops.precision import widened
 
 Pads = tuple[tuple[int, int], ...]
 LETTERS = ("", "W", "HW", "DHW")
+MOST_SHIFTS = 64  # elements of a depthwise window; beyond, programs grow long
 FEW_CHANNELS = 4  # up to here the kernel's gradient is fastest as columns times a matrix
 
 
@@ -56,12 +61,48 @@ def convolution(
     groups: int = 1,
 ) -> jax.Array:
     """As `plain_convolution`, with gradients that are fast on the CPU too."""
+    if groups != 1 and kernel.shape[-2] == 1 and math.prod(kernel.shape[:-2]) <= MOST_SHIFTS:
+        return _depthwise(x, kernel, stride, pads, dilation)
     if groups != 1:
         return plain_convolution(x, kernel, stride, pads, dilation, groups)
     if set(kernel.shape[:-2]) == {1} and not any(map(any, pads)):
         x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *stride, 1))
         return matmul(x, kernel.reshape(kernel.shape[-2:]))
     return _convolution(x, kernel, stride, pads, dilation)
+
+
+def plain_transposed_convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: tuple[int, ...],
+    crops: Pads,
+    dilation: tuple[int, ...],
+    groups: int = 1,
+) -> jax.Array:
+    """The transpose of `plain_convolution` padded by `crops`: it takes that one's outputs back.
+
+    `x` (N, *spatial, in) with `kernel` (*window, in / groups, out) gives (N, *spatial', out), on
+    each axis `(size - 1) * stride + (window - 1) * dilation + 1 - before - after` large; a crop
+    `after` that is negative leaves so much room at the end.
+    """
+    kernel = _swapped(kernel, groups)
+    shape = _transposed_shape(x.shape, kernel.shape, stride, crops, dilation, groups)
+    forward = lambda y: plain_convolution(y, kernel, stride, crops, dilation, groups)  # noqa: E731
+    return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, x.dtype))(x)[0]
+
+
+def transposed_convolution(
+    x: jax.Array,
+    kernel: jax.Array,
+    stride: tuple[int, ...],
+    crops: Pads,
+    dilation: tuple[int, ...],
+    groups: int = 1,
+) -> jax.Array:
+    """As `plain_transposed_convolution`, fast on the CPU wherever the program puts it."""
+    if groups != 1:
+        return plain_transposed_convolution(x, kernel, stride, crops, dilation, groups)
+    return _transposed_convolution(x, _swapped(kernel, 1), stride, crops, dilation)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
@@ -73,14 +114,99 @@ def _convolution(x: jax.Array, kernel: jax.Array, stride: Any, pads: Any, dilati
 def _convolution_jvp(stride: Any, pads: Any, dilation: Any, primals: Any, tangents: Any):
     (x, kernel), (dx, dkernel) = primals, tangents
     y = _convolution(x, kernel, stride, pads, dilation)
-    parts = []
-    if not isinstance(dx, SymbolicZero):
-        back = functools.partial(_input_gradient, kernel, x.shape, stride, pads, dilation)
-        parts.append(_transposed(back, y, dx))
-    if not isinstance(dkernel, SymbolicZero):
-        back = functools.partial(_kernel_gradient, x, kernel.shape, stride, pads, dilation)
-        parts.append(_transposed(back, y, dkernel))
-    return y, sum(parts[1:], parts[0]) if parts else jnp.zeros_like(y)
+    to_x = functools.partial(_input_gradient, kernel, x.shape, stride, pads, dilation)
+    to_kernel = functools.partial(_kernel_gradient, x, kernel.shape, stride, pads, dilation)
+    return y, _tangent(y, (to_x, dx), (to_kernel, dkernel))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _transposed_convolution(
+    x: jax.Array, kernel: jax.Array, stride: Any, crops: Any, dilation: Any
+):
+    """With the kernel of the convolution that it is the transpose of: (*window, out, in)."""
+    shape = _transposed_shape(x.shape, kernel.shape, stride, crops, dilation, 1)
+    return _input_gradient(kernel, shape, stride, crops, dilation, x)
+
+
+@functools.partial(_transposed_convolution.defjvp, symbolic_zeros=True)
+def _transposed_convolution_jvp(
+    stride: Any, crops: Any, dilation: Any, primals: Any, tangents: Any
+):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = _transposed_convolution(x, kernel, stride, crops, dilation)
+    to_x = lambda g: plain_convolution(g, kernel, stride, crops, dilation)  # noqa: E731
+    to_kernel = lambda g: _kernel_gradient(g, kernel.shape, stride, crops, dilation, x)  # noqa: E731
+    return y, _tangent(y, (to_x, dx), (to_kernel, dkernel))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _depthwise(x: jax.Array, kernel: jax.Array, stride: Any, pads: Any, dilation: Any):
+    """A kernel of its own for each channel, for which XLA:CPU has nothing fast."""
+    tuned, plain = _depthwise_forms(stride, pads, dilation)
+    return lax.platform_dependent(x, kernel, cpu=tuned, default=plain)
+
+
+@functools.partial(_depthwise.defjvp, symbolic_zeros=True)
+def _depthwise_jvp(stride: Any, pads: Any, dilation: Any, primals: Any, tangents: Any):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    y = _depthwise(x, kernel, stride, pads, dilation)
+    tuned, plain = _depthwise_forms(stride, pads, dilation)
+
+    def to_x(g: jax.Array) -> jax.Array:
+        back = [_transposed_of(lambda x, f=f: f(x, kernel), x) for f in (tuned, plain)]
+        return _on_cpu(back[0], back[1], g)
+
+    def to_kernel(g: jax.Array) -> jax.Array:
+        back = [_transposed_of(lambda k, f=f: f(x, k), kernel) for f in (tuned, plain)]
+        return _on_cpu(back[0], back[1], g)
+
+    return y, _tangent(y, (to_x, dx), (to_kernel, dkernel))
+
+
+def _depthwise_forms(stride: Any, pads: Any, dilation: Any) -> tuple[Callable, Callable]:
+    """The sum of the shifted images, each times its row of the kernel; and XLA's own."""
+
+    def tuned(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        *window, _, features = kernel.shape
+        wide, rows = (widened(a) for a in (x, kernel.reshape(-1, features)))
+        wide = jnp.repeat(_padded(wide, pads), features // x.shape[-1], -1)
+        out = [
+            (n - (k - 1) * d - 1) // s + 1
+            for n, k, d, s in zip(wide.shape[1:-1], window, dilation, stride, strict=True)
+        ]
+        shifts = itertools.product(*map(range, window))
+        parts = [_strided(wide, o, stride, dilation, out) * rows[i] for i, o in enumerate(shifts)]
+        return sum(parts[1:], parts[0]).astype(x.dtype)
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return plain_convolution(x, kernel, stride, pads, dilation, x.shape[-1])
+
+    return tuned, plain
+
+
+def _transposed_of(function: Callable, x: jax.Array) -> Callable:
+    return lambda g: jax.linear_transpose(function, jax.ShapeDtypeStruct(x.shape, x.dtype))(g)[0]
+
+
+def _tangent(y: jax.Array, *parts: tuple[Callable, Any]) -> jax.Array:
+    """The output's tangent, of gradients and the tangents of the operands that they belong to."""
+    sums = [_transposed(g, y, d) for g, d in parts if not isinstance(d, SymbolicZero)]
+    return sum(sums[1:], sums[0]) if sums else jnp.zeros_like(y)
+
+
+def _swapped(kernel: jax.Array, groups: int) -> jax.Array:
+    """(*window, in / groups, out) as (*window, out / groups, in), and the other way round."""
+    *window, channels, features = kernel.shape
+    split = kernel.reshape(*window, channels, groups, features // groups)
+    return split.swapaxes(-1, -3).reshape(*window, features // groups, groups * channels)
+
+
+def _transposed_shape(shape: Any, kernel: Any, stride: Any, crops: Any, dilation: Any, groups: int):
+    sizes = [
+        (n - 1) * s + (k - 1) * d + 1 - sum(crop)
+        for n, k, s, d, crop in zip(shape[1:-1], kernel, stride, dilation, crops, strict=False)
+    ]
+    return shape[0], *sizes, kernel[-2] * groups
 
 
 def _transposed(gradient: Callable, y: jax.Array, tangent: jax.Array) -> jax.Array:
@@ -150,9 +276,14 @@ def _kernel_gradient(x: Any, shape: Any, stride: Any, pads: Any, dilation: Any, 
 
 def _columns(x: Any, window: Any, stride: Any, pads: Any, dilation: Any, out: Any) -> jax.Array:
     """Each output position's window, laid out flat: (N, *out, window · in)."""
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = _padded(x, pads)
     offsets = itertools.product(*map(range, window))
     return jnp.concatenate([_strided(x, o, stride, dilation, out) for o in offsets], axis=-1)
+
+
+def _padded(x: jax.Array, pads: Any) -> jax.Array:
+    around = [(before, after, 0) for before, after in ((0, 0), *pads, (0, 0))]
+    return lax.pad(x, jnp.zeros((), x.dtype), around)
 
 
 def _strided(x: Any, offset: Any, stride: Any, dilation: Any, out: Any) -> jax.Array:

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -65,13 +66,42 @@ def pads(
     return tuple(pairs)
 
 
-def _explicit(padding: Padding, axes: int) -> list[tuple[int, int]]:
+def crops(
+    padding: Padding, sizes: Sequence[int], window: Sequence[int], stride: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """What a transposed convolution crops before and after each axis, as `pads` has it.
+
+    `"same"` gives outputs of size `size * stride`, the transpose of what `pads` gives on those;
+    of a pair, `after` may be negative, and leaves so much room.
+
+    Raises:
+        ValueError: if the padding is none of these, or it leaves nothing of an axis.
+    """
+    if padding == "same":
+        whole = [w - s for w, s in zip(window, stride, strict=True)]
+        pairs = [(max(n, 0) // 2, n - max(n, 0) // 2) for n in whole]
+    elif padding == "valid":
+        pairs = [(0, 0)] * len(sizes)
+    else:
+        pairs = _explicit(padding, len(sizes), room=True)
+    for axis, (size, w, s, pair) in enumerate(zip(sizes, window, stride, pairs, strict=True)):
+        if (whole := (size - 1) * s + w) - sum(pair) < 1:
+            raise ValueError(
+                f"padding crops {pair} from the {whole} that spatial axis {axis} of size {size} "
+                'gives, which leaves nothing: use less, or padding="valid"'
+            )
+    return tuple(pairs)
+
+
+def _explicit(padding: Padding, axes: int, *, room=False) -> list[tuple[int, int]]:
+    """One pair an axis; with `room`, the second of a pair may be negative."""
     try:
-        each = [padding] * axes if isinstance(padding, int) else list(padding)
-        pairs = [(p, p) if isinstance(p, int) else (int(p[0]), int(p[1])) for p in each]  # type: ignore[index]
-        if isinstance(padding, str) or len(pairs) != axes or min(map(min, pairs)) < 0:
+        each: list[Any] = list(padding) if isinstance(padding, Sequence) else [padding] * axes
+        pairs = [tuple(p) if isinstance(p, Sequence) else (p, p) for p in each]
+        pairs = [(operator.index(before), operator.index(after)) for before, after in pairs]
+        if len(pairs) != axes or any(a < 0 or (b < 0 and not room) for a, b in pairs):
             raise ValueError
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError):
         raise ValueError(
             f'padding must be "same", "valid", an int, or {axes} ints or pairs, got {padding!r}'
         ) from None

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from uses import USES, assert_near, pulled_back
 
-from funnet.ops.convolution import convolution, plain_convolution
+from funnet.ops.convolution import _depthwise_forms, convolution, plain_convolution
 from funnet.ops.pooling import max_pool
 
 
@@ -85,26 +86,10 @@ CHOSEN = {
     ),
     "pointwise": Case(3, (4, 5), 6, 3, (1, 1), (2, 1), ((0, 0), (0, 0)), (1, 1)),
     "grouped": Case(2, (6, 6), 6, 4, (3, 3), (1, 2), ((1, 1), (1, 1)), (1, 1), 2),
+    "depthwise": Case(2, (6, 7), 5, 5, (3, 2), (2, 1), ((1, 0), (1, 1)), (1, 2), 5),
+    "two a channel": Case(2, (7,), 3, 6, (3,), (1,), ((2, 0),), (2,), 3),
     "rows left over": Case(1, (10, 10), 5, 3, (2, 2), (4, 3), ((0, 0), (0, 0)), (1, 1)),
 }
-
-
-def distance(found, expected):
-    """Relative error in the norm of the whole array."""
-    found, expected = (np.asarray(a, np.float64) for a in (found, expected))
-    assert found.shape == expected.shape
-    return np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-12)
-
-
-def assert_near(found, expected, tolerance=1e-5):
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert distance(a, b) <= tolerance
-
-
-def pulled_back(function, x, kernel, cotangent):
-    """The output, and the gradients of both operands."""
-    y, pull = jax.vjp(function, x, kernel)
-    return y, *pull(cotangent)
 
 
 def by_torch(case, x, kernel, cotangent):
@@ -133,67 +118,16 @@ def test_the_plain_form_and_pytorch_agree_too(name):
     assert_near(found, by_torch(CHOSEN[name], *arrays))
 
 
-# What JAX does to functions: each takes a convolution, x, kernel and a cotangent.
-
-
-def squared(function):
-    return lambda x, kernel: jnp.square(function(x, kernel)).sum()
-
-
-def hessian_vector(function, x, kernel, g):
-    gradient = jax.grad(squared(function), (0, 1))
-    return jax.jvp(gradient, (x, kernel), (jnp.cos(x), jnp.sin(kernel)))[1]
-
-
-def gradient_of_gradient(function, x, kernel, g):
-    def size(x, kernel):
-        return sum(jnp.square(a).sum() for a in jax.grad(squared(function), (0, 1))(x, kernel))
-
-    return jax.grad(size, (0, 1))(x, kernel)
-
-
-def scanned(function, x, kernel, g):
-    def step(total, x):
-        return total + function(x, kernel), None
-
-    def loss(x, kernel):
-        return (lax.scan(step, jnp.zeros_like(g), x)[0] * g).sum()
-
-    return jax.grad(loss, (0, 1))(jnp.stack([x, -2 * x, jnp.sin(x)]), kernel)
-
-
-def mapped(axes):
-    def both(function, x, kernel, g):
-        x, kernel = (
-            jnp.stack([a, 2 * a]) if m == 0 else a for a, m in zip((x, kernel), axes, strict=True)
-        )
-        return jax.vmap(lambda x, kernel: pulled_back(function, x, kernel, g), axes)(x, kernel)
-
-    return both
-
-
-USES = {
-    "jvp": lambda f, x, kernel, g: jax.jvp(f, (x, kernel), (jnp.cos(x), jnp.sin(kernel))),
-    "jvp of x": lambda f, x, kernel, g: jax.jvp(lambda x: f(x, kernel), (x,), (jnp.cos(x),)),
-    "jvp of kernel": lambda f, x, kernel, g: jax.jvp(lambda k: f(x, k), (kernel,), (kernel,)),
-    "hessian-vector": hessian_vector,
-    "gradient of gradient": gradient_of_gradient,
-    "linearize": lambda f, x, kernel, g: jax.linearize(f, x, kernel)[1](jnp.cos(x), kernel),
-    "vmap over x": mapped((0, None)),
-    "vmap over kernel": mapped((None, 0)),
-    "vmap over both": mapped((0, 0)),
-    "grad of scan": scanned,
-    "checkpoint": lambda f, *arrays: pulled_back(jax.checkpoint(f), *arrays),
-}
-
-
 COLUMNS = ("hessian-vector", "vmap over both")  # they differ in the kernel's
 
 
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("name", "use"),
-    [*(("strided", use) for use in USES), *(("few channels", use) for use in COLUMNS)],
+    [
+        *((name, use) for name in ("strided", "depthwise") for use in USES),
+        *(("few channels", use) for use in COLUMNS),
+    ],
 )
 def test_it_may_be_transformed_as_the_plain_form_may(name, use):
     case = CHOSEN[name]
@@ -250,7 +184,7 @@ def test_nan_in_gives_nan_out(name):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, jnp.bfloat16) for name in ("strided", "few channels", "pointwise", "grouped")]
-    + [("strided", jnp.float16)],
+    + [("strided", jnp.float16), ("depthwise", jnp.float16), ("two a channel", jnp.bfloat16)],
 )
 def test_half_precision_stays_half(name, dtype):
     case = CHOSEN[name]
@@ -259,6 +193,20 @@ def test_half_precision_stays_half(name, dtype):
     found = jax.jit(functools.partial(pulled_back, case.of(convolution)))(*half)
     assert all(a.dtype == dtype for a in found)
     assert_near(found, by_torch(case, x, kernel, g), tolerance=0.02)
+
+
+def test_a_depthwise_sum_of_half_precision_loses_nothing():
+    x = jnp.full((1, 64, 2), 0.125, jnp.bfloat16).at[:, 0].set(64)
+    kernel = jnp.ones((64, 1, 2), jnp.bfloat16)
+    tuned, _ = _depthwise_forms((1,), ((0, 0),), (1,))  # by itself: compiled, XLA may widen too
+    np.testing.assert_array_equal(tuned(x, kernel), 72)
+
+
+def test_a_large_depthwise_window_takes_the_plain_form():
+    case = Case(1, (70,), 2, 4, (65,), (1,), ((1, 0),), (1,), 2)
+    arrays = case.arrays()
+    assert "convolution" in jax.jit(case.of(convolution)).lower(*arrays[:2]).as_text()
+    assert_near(pulled_back(case.of(convolution), *arrays), by_torch(case, *arrays))
 
 
 # One program for every platform, and the fast one on the CPU.
@@ -281,7 +229,7 @@ def step(case, pool=None):
 
 
 @pytest.mark.parametrize("platforms", [("cuda",), ("tpu",), ("cpu", "cuda", "tpu")], ids="-".join)
-@pytest.mark.parametrize("name", ["strided", "few channels", "grouped"])
+@pytest.mark.parametrize("name", ["strided", "few channels", "grouped", "depthwise"])
 def test_it_exports_for_other_platforms(name, platforms):
     arrays = CHOSEN[name].arrays()
     program = step(CHOSEN[name])

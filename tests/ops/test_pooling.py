@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from jax import lax
 
-from funnet.ops.pooling import avg_pool, max_pool, plain_max_pool
+from funnet.ops.pooling import MOST_UNROLLED, avg_pool, max_pool, plain_max_pool
 
 NONE = ((0, 0), (0, 0))
 TILES = ((2, 6, 4, 3), (2, 2), (2, 2), NONE)
 INSIDE = ((2, 7, 6, 3), (3, 2), (2, 1), NONE)
 OVERLAP = ((2, 7, 5, 3), (3, 2), (2, 1), ((1, 1), (1, 1)))
+LARGE = ((2, 2 * MOST_UNROLLED, 5, 3), (MOST_UNROLLED + 4, 3), (7, 2), ((16, 16), (1, 1)))
+CASES = {"tiles": TILES, "inside": INSIDE, "overlap": OVERLAP, "large": LARGE}
 
 
 def drawn(seed):
-    """Shape, window, stride and pads; every second one tiles, which is the tuned case."""
+    """Shape, window, stride and pads; every second one tiles."""
     rng = np.random.default_rng(seed)
     axes = seed % 3 + 1
     window = tuple(int(n) for n in rng.integers(1, 5, axes))
@@ -32,7 +34,7 @@ def drawn(seed):
     return (int(rng.integers(1, 4)), *sizes, int(rng.integers(1, 5))), window, stride, pads
 
 
-DRAWN = [drawn(seed) for seed in range(18)]
+DRAWN = [drawn(seed) for seed in range(40)]
 
 
 def by_torch(kind, x, cotangent, window, stride, pads):
@@ -74,26 +76,67 @@ def test_avg_pool_is_that_of_pytorch(case):
     )
 
 
-@pytest.mark.parametrize("window", [(5, 5), (6, 6), (3, 9)], ids=str)
-def test_large_windows(window):
-    x = np.random.default_rng(0).integers(-3, 3, (2, 18, 36, 2)).astype(np.float32)
-    sizes = tuple(n // w * w for n, w in zip(x.shape[1:3], window, strict=True))
-    compare("max", max_pool, x[:, : sizes[0], : sizes[1]].copy(), (window, window, NONE))
+@pytest.mark.parametrize("window", [MOST_UNROLLED - 1, MOST_UNROLLED, MOST_UNROLLED + 1, 40])
+@pytest.mark.parametrize("stride", [1, 9, 40, 300])
+def test_large_windows_and_strides(window, stride):
+    x = np.random.default_rng(0).integers(-3, 3, (1, 360, 2)).astype(np.float32)
+    compare("max", max_pool, x, ((window,), (stride,), ((window // 2,) * 2,)))
 
 
-@pytest.mark.parametrize("case", [TILES, INSIDE, OVERLAP], ids=["tiles", "inside", "padded"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("value", [-np.inf, np.inf])
-def test_infinities_as_in_pytorch(case, value, request):
-    if case is OVERLAP and value < 0:  # overlapping windows have XLA's gradient as it is
-        reason = "of a window that is -inf all over, XLA gives the gradient to the padding"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_infinities_as_in_pytorch(case, value):
     shape, *settings = case
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     x[0], x[1, ::2] = value, value
     compare("max", max_pool, x, settings)
 
 
-@pytest.mark.parametrize("case", [TILES, OVERLAP], ids=["tiles", "overlap"])
+@pytest.mark.parametrize("window", range(1, 6))
+@pytest.mark.parametrize("stride", range(1, 4))
+def test_padding_has_no_gradient_whatever_the_window(window, stride):
+    x = np.full((1, 6, 5, 1), -np.inf, np.float32)
+    compare("max", max_pool, x, ((window,) * 2, (stride,) * 2, ((window // 2,) * 2,) * 2))
+
+
+@pytest.mark.parametrize("window", [3, MOST_UNROLLED + 1])
+def test_a_window_that_is_padding_all_over_is_the_lowest(window):
+    x, settings = jnp.ones((1, 2, 1)), ((window,), (window,), ((window, 0),))
+    np.testing.assert_array_equal(max_pool(x, *settings), plain_max_pool(x, *settings))
+    gradient = jax.grad(lambda x: max_pool(x, *settings)[:, 0].sum())(x)
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.parametrize("pads", [((0, 2), (1, 0)), ((2, 0), (0, 3))])
+@pytest.mark.parametrize("window", [(3, 4), (4, MOST_UNROLLED + 1)])
+def test_uneven_padding_as_in_the_plain_form(pads, window):
+    x = np.random.default_rng(0).normal(size=(2, 7, 2 * MOST_UNROLLED, 2)).astype(np.float32)
+    found, expected = [
+        pulled_back(pool, x, (window, (2, 3), pads)) for pool in (max_pool, plain_max_pool)
+    ]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pads", [((0, 0), (0, 0)), ((1, 0), (2, 1))])
+def test_a_mean_may_leave_the_padding_out(pads):
+    """As the sum of what is inside over the number of what is inside."""
+    x = np.random.default_rng(0).normal(size=(2, 6, 5, 2)).astype(np.float32)
+    settings = ((3, 4), (2, 1), pads)
+    inside = avg_pool(jnp.ones_like(x), *settings)
+    np.testing.assert_allclose(
+        avg_pool(x, *settings, False), avg_pool(x, *settings) / inside, rtol=1e-5
+    )
+
+
+def test_a_mean_of_half_precision_neither_overflows_nor_loses():
+    x = jnp.full((1, 64, 64, 1), 30000, jnp.float16)
+    np.testing.assert_array_equal(avg_pool(x, (64, 64), (1, 1), NONE), x[:, :1, :1])
+    y = avg_pool(jnp.ones((1, 32, 32, 1), jnp.bfloat16), (32, 32), (1, 1), NONE)
+    np.testing.assert_array_equal(y, 1)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("pool", [max_pool, avg_pool])
 def test_nan_in_gives_nan_out(pool, case):
     shape, *settings = case
@@ -107,7 +150,7 @@ def test_nan_in_gives_nan_out(pool, case):
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int8, np.uint8])
-@pytest.mark.parametrize("case", [TILES, OVERLAP], ids=["tiles", "overlap"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_integers(case, dtype):
     shape, *settings = case
     bounds, rng = np.iinfo(dtype), np.random.default_rng(0)
@@ -129,7 +172,7 @@ def test_integers_made_of_what_is_differentiated():
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-@pytest.mark.parametrize("case", [TILES, OVERLAP], ids=["tiles", "overlap"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_half_precision_stays_half(case, dtype):
     shape, *settings = case
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), dtype)
@@ -169,8 +212,9 @@ USES = {
 
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("use", USES)
-def test_the_tuned_pool_may_be_transformed_as_the_plain_one_may(use):
-    shape, *settings = TILES
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_tuned_pool_may_be_transformed_as_the_plain_one_may(case, use):
+    shape, *settings = case
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
     @jax.jit
@@ -182,7 +226,7 @@ def test_the_tuned_pool_may_be_transformed_as_the_plain_one_may(use):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", [TILES, OVERLAP], ids=["tiles", "overlap"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("pool", [max_pool, avg_pool])
 def test_finite_differences_in_float64(pool, case):
     with jax.enable_x64(True):
@@ -198,8 +242,8 @@ def test_finite_differences_in_float64(pool, case):
         np.testing.assert_allclose(slopes, difference, rtol=1e-6)
 
 
-def program(pool):
-    shape, *settings = TILES
+def program(pool, case):
+    shape, *settings = case
 
     def steps(x):
         def body(x, _):
@@ -213,15 +257,16 @@ def program(pool):
 @pytest.mark.parametrize("platforms", [("cuda",), ("tpu",), ("cpu", "cuda", "tpu")], ids="-".join)
 @pytest.mark.parametrize("pool", [max_pool, avg_pool])
 def test_it_exports_for_other_platforms(pool, platforms):
-    steps, x = program(pool)
+    steps, x = program(pool, OVERLAP)
     exported = jax.export.export(steps, platforms=platforms)(x)
     assert set(exported.platforms) == set(platforms)
 
 
-def test_the_gradient_of_tiles_is_cheap():
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_the_gradient_is_cheap(case):
     texts = {}
     for pool in (max_pool, plain_max_pool):
-        steps, x = program(pool)
+        steps, x = program(pool, case)
         texts[pool] = steps.lower(x).as_text() + steps.lower(x).compile().as_text()
     assert "select_and_scatter" in texts[plain_max_pool]
     assert "select_and_scatter" not in texts[max_pool]
