@@ -44,8 +44,7 @@ def repeat(layer: Layer, n: int) -> Layer:
 
     def repeated(p: Scope, x: Any, *args: Any, **settings: Any) -> Any:
         params, state, key, inside = p.block(stacked=True)
-        draws = key is not None and p.at_home and not p.frame.building
-        base = p.key() if draws else None
+        base = p.key() if key is not None and p.at_home else None
 
         def turn(x: Any, given: tuple) -> tuple[Any, tuple]:
             index, params, state = given
@@ -83,10 +82,8 @@ def remat(layer: Layer) -> Layer:
             q = inside(params, state, key)
             return layer(q, *args, **settings), (q.frame.updates, q.frame.activations)
 
-        if p.frame.building:
-            return block(params, state, None, arrays)[0]
-        checkpointed = jax.checkpoint(block, prevent_cse=not p.frame.turns)
-        y, collected = checkpointed(params, state, key, arrays)
+        run = block if p.frame.building else jax.checkpoint(block, prevent_cse=not p.frame.turns)
+        y, collected = run(params, state, key, arrays)
         p.absorb(*collected)
         return y
 

@@ -56,7 +56,7 @@ class Model:
 
     def records(self, *inputs: Any, **more: Any) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
         """All parameters, and all state, that the layer asks for: what `init` will draw."""
-        frame = self._trace(inputs, more)
+        frame = self.trace(*inputs, **more)
         return tuple(frame.params.values()), tuple(frame.state.values())
 
     def apply(
@@ -120,12 +120,12 @@ class Model:
 
     def summary(self, *inputs: Any, **more: Any) -> Summary:
         """A table by layer: output shape, parameters, bytes, multiply-adds; allocates nothing."""
-        frame = self._trace(inputs, more)
+        frame = self.trace(*inputs, **more)
         trees = shapes(frame.params.values()), shapes(frame.state.values())
         return summarise(self, self._run, list(frame.places.values()), *trees, inputs, more)
 
-    def _trace(self, inputs: tuple, more: dict) -> Frame:
-        """A frame with a record of all that the layer asks for; the layer is traced, not run."""
+    def trace(self, *inputs: Any, **more: Any) -> Frame:
+        """A frame with all that the layer asks for and calls; it is traced, not run."""
         leaves, rebuild = split_arrays((inputs, more))
         frames = []
 

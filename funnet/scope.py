@@ -4,6 +4,7 @@ A layer is a function whose first argument is a `Scope`. Through it the layer as
 state and keys by name; its children's scopes are `p["name"]`.
 """
 
+import dataclasses
 import functools
 import traceback
 from collections.abc import Callable, Mapping
@@ -23,17 +24,22 @@ from funnet.select import Path, Turns, replaced
 
 Settings = ParamSpec("Settings")
 Result = TypeVar("Result")
+LayerFunction = Callable[Concatenate["Scope", Settings], Result]
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Scope:
     """A place in the trees of parameters and state; a layer's first argument."""
 
-    def __init__(self, frame: Frame, path: Path, params: Any, state: Any, *, reusable=False):
-        self.frame, self.path, self.reusable = frame, path, reusable
-        self._params, self._state = params, state
-        self._names: dict[str, Any] = {}
-        self._shared: set[str] = set()
-        self.layer, self.given = "", ""  # the layer that lives here, and what it was given
+    frame: Frame
+    path: Path
+    _params: Any
+    _state: Any
+    reusable: bool = False
+    layer: str = ""  # the layer that lives here
+    given: str = ""  # what it was given
+    _names: dict[str, Any] = dataclasses.field(default_factory=dict)  # who took each
+    _wrappers: dict[str, tuple[Callable, ...]] = dataclasses.field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Scope({'.'.join(self.path)!r})"
@@ -50,9 +56,9 @@ class Scope:
 
     def shared(self, name: str) -> "Scope":
         """A child scope that may be used any number of times, for weights that are tied."""
-        if name not in self._shared:
+        if self._names.get(name) != "shared":
             self._claim(name, f'p.shared("{name}") at each use')
-            self._shared.add(name)
+            self._names[name] = "shared"
         return self._child(name, reusable=True)
 
     def param(
@@ -64,10 +70,20 @@ class Scope:
             ValueError: if it is missing, or stored with another shape than the call needs.
         """
         self._claim(name, "one call of the layer per scope, or p.shared for weights that are tied")
-        record = self._asked(name, shape, dtype, init)
-        if self.frame.building:
-            return self._record(self.frame.params, record)
-        return record.found(self._params, "parameter", self._who(), self.given)
+        value = self._leaf("parameter", name, shape, init, dtype)
+        for function in self._wrappers.get(name, ()):
+            value = function(self, value)
+            if (got := np.shape(value)) != tuple(shape):
+                raise ValueError(f"{self._where(name)} is wrapped to shape {got}, expected {shape}")
+        return value
+
+    def wrapped(self, name: str, function: Callable[["Scope", Any], Any]) -> "Scope":
+        """This place, where the layer gets `function(p, value)` for its parameter called `name`.
+
+        It holds here and in lifts, not for children; the function given first is applied first.
+        """
+        functions = (*self._wrappers.get(name, ()), function)
+        return dataclasses.replace(self, _wrappers={**self._wrappers, name: functions})
 
     def variable(
         self, name: str, shape: tuple[int, ...], init: Initializer, dtype: DTypeLike = jnp.float32
@@ -75,30 +91,21 @@ class Scope:
         """The present value of the state called `name`; `update` sets the next."""
         self._claim(name, "one call of the layer per scope, or p.shared")
         self._stay_home("keeps state")
-        record = self._asked(name, shape, dtype, init)
-        if self.frame.building:
-            return self._record(self.frame.state, record)
         if self._state is None:
             raise ValueError(
                 f"{self._who()} keeps state ({self._where(name)}), and none was given: "
                 "call model.apply(params, state, x), which returns (output, state)"
             )
-        stored = record.found(self._state, "variable", self._who(), self.given)
-        return self.frame.updates.get(record.path, stored)
+        stored = self._leaf("variable", name, shape, init, dtype)
+        return self.frame.updates.get((*self.path, name), stored)
 
     def update(self, name: str, value: ArrayLike) -> None:
         """Sets the next value of the state called `name`, kept in the dtype it has."""
         self._stay_home("updates state")
         path, new = (*self.path, name), jnp.asarray(value)
-        stored = (
-            self.frame.state.get(path) if self.frame.building else (self._state or {}).get(name)
-        )
+        stored = self.frame.state.get(path, (self._state or {}).get(name))
         if stored is None or new.shape != stored.shape:
-            has = (
-                f"has shape {stored.shape}"
-                if stored is not None
-                else "is no variable of this layer"
-            )
+            has = "is no variable of this layer" if stored is None else f"has shape {stored.shape}"
             raise ValueError(f"{self._where(name)} {has}; the update's shape is {new.shape}")
         if not self.frame.building:
             self.frame.updates[path] = new.astype(stored.dtype)
@@ -132,10 +139,8 @@ class Scope:
         def inside(params: Any, state: Any, key: jax.Array | None, *turns: Turns) -> Scope:
             inner = frame.inside(key, *turns)
             inner.trace = inner.trace if home else None  # in a loop of the caller's none is at home
-            scope = Scope(inner, path, params, state, reusable=self.reusable)
-            scope.layer, scope.given = self.layer, self.given  # a scope handed on is one place
-            scope._names = {} if stacked else self._names
-            return scope
+            used = {} if stacked else self._names  # the layer stays: handed on, it is one place
+            return dataclasses.replace(self, frame=inner, _params=params, _state=state, _names=used)
 
         self._names |= {"*": []} if stacked else {}
         return self._params, state, frame.key, inside
@@ -178,17 +183,19 @@ class Scope:
             f"parameters: give each a name of its own, or say that they share: {instead}"
         )
 
-    def _asked(self, name: str, shape: Any, dtype: DTypeLike, init: Initializer) -> Record:
+    def _leaf(self, kind: str, name: str, shape: Any, init: Initializer, dtype: DTypeLike) -> Any:
+        """What is stored under `name`, or, while initialising, its record and a stand-in."""
         if not isinstance(shape, tuple | list):
             raise TypeError(f"the shape of {self._where(name)} must be a tuple, got {shape!r}")
-        path = (*self.path, name)
-        return Record(path, tuple(shape), np.dtype(dtype), canonical(init), self.frame.turns)
-
-    def _record(self, records: dict[Path, Record], record: Record) -> jax.Array:
-        known = records.setdefault(record.path, record)
+        path, frame = (*self.path, name), self.frame
+        record = Record(path, tuple(shape), np.dtype(dtype), canonical(init), frame.turns)
+        if not frame.building:
+            tree = self._params if kind == "parameter" else self._state
+            return record.found(tree, kind, self._who(), self.given)
+        known = (frame.params if kind == "parameter" else frame.state).setdefault(path, record)
         if known.shape != record.shape:
             shapes = f"{known.shape} and {record.shape}, given {self.given}"
-            raise ValueError(f"{'.'.join(record.path)!r} is shared by calls that need {shapes}")
+            raise ValueError(f"{'.'.join(path)!r} is shared by calls that need {shapes}")
         return jnp.zeros(record.shape, record.dtype)
 
     def _stay_home(self, does: str) -> None:
@@ -205,9 +212,7 @@ class Scope:
         return f"{self.layer or 'the layer'} at {self._where()}"
 
 
-def layer(
-    function: Callable[Concatenate[Scope, Settings], Result],
-) -> Callable[Concatenate[Scope, Settings], Result]:
+def layer(function: LayerFunction[Settings, Result]) -> LayerFunction[Settings, Result]:
     """Gives a function its place: a named scope, a note on errors, a tap and a summary row.
 
     The function's first argument is a `Scope`; the rest are arrays and settings. A layer that
@@ -229,11 +234,9 @@ def layer(
                 f'{describe([p]) or type(p).__name__}. Write {function.__name__}(p["name"], ...) '
                 f"inside a layer, or fn.Model({function.__name__}, ...) at the top"
             )
-        if p.layer:
-            return function(p, *args, **settings)
-        return _placed(function, p, args, settings)
+        return function(p, *args, **settings) if p.layer else _placed(function, p, args, settings)
 
-    return cast(Callable[Concatenate[Scope, Settings], Result], call)
+    return cast(LayerFunction[Settings, Result], call)
 
 
 def _placed(function: Callable, p: Scope, args: tuple, settings: dict) -> Any:

@@ -249,3 +249,137 @@ def test_train_is_what_the_caller_said():
 
     assert run(mode)[0] == (False, False)
     assert run(mode, train=True)[0] == (True, True)
+
+
+# A wrapped parameter: the layer sees a function of what is stored.
+
+
+def gained(q, value):
+    return value * q.param("gain", value.shape[-1:], initializers.constant(3.0))
+
+
+def wrapped_dense(p, x):
+    return fn.dense(p["d"].wrapped("kernel", gained), x, 4, bias=False)
+
+
+def test_a_layer_sees_the_function_of_its_parameter():
+    model, params, _ = made(wrapped_dense)
+    assert {name: leaf.shape for name, leaf in params["d"].items()} == {
+        "kernel": (4, 4),
+        "gain": (4,),
+    }
+    np.testing.assert_allclose(model(params, X), X @ (params["d"]["kernel"] * 3), rtol=1e-5)
+
+
+def test_what_is_stored_is_drawn_as_ever():
+    def plain(p, x):
+        return fn.dense(p["d"], x, 4, bias=False)
+
+    chex.assert_trees_all_equal(
+        made(wrapped_dense)[1]["d"]["kernel"], made(plain)[1]["d"]["kernel"]
+    )
+
+
+def test_while_initialising_the_layer_sees_the_function_of_the_stand_in():
+    seen = []
+
+    def shows(p, x):
+        seen.append(p.wrapped("w", lambda q, value: value.astype(x.dtype)).param("w", (4,), ONES))
+        return x
+
+    closed(shows).shapes(X.astype(jnp.bfloat16))
+    assert (seen[0].shape, seen[0].dtype) == ((4,), jnp.bfloat16)
+
+
+def test_children_are_not_wrapped():
+    def nested(p, x):
+        q = p.wrapped("kernel", lambda q, value: value * 0)
+        return fn.dense(q["child"], x, 4) + fn.dense(q.shared("other"), x, 4)
+
+    model, params, _ = made(nested)
+    assert np.all(model(params, X) != 0)
+
+
+def test_several_functions_are_applied_in_the_order_given():
+    def twice(p, x):
+        q = p.wrapped("w", lambda q, value: value + 1).wrapped("w", lambda q, value: value * 2)
+        return q.param("w", (4,), ONES)
+
+    np.testing.assert_array_equal(run(twice)[0], [4, 4, 4, 4])
+
+
+def test_a_wrapped_scope_is_the_same_place():
+    def twice(p, x):
+        q = p["d"]
+        return fn.dense(q, fn.dense(q.wrapped("kernel", gained), x, 4), 4)
+
+    with pytest.raises(ValueError, match=r"'d.kernel' is used twice"):
+        closed(twice).init(jax.random.key(0), X)
+
+
+def test_the_place_itself_stays_as_it_was():
+    def beside(p, x):
+        q = p.shared("d")
+        wrapped = fn.dense(q.wrapped("kernel", lambda q, value: value * 0), x, 4)
+        return wrapped, fn.dense(q, x, 4)
+
+    (wrapped, bare), _ = run(beside)
+    assert not wrapped.any()
+    assert bare.any()
+
+
+@pytest.mark.parametrize("change", [lambda value: value.T, lambda value: value[0]])
+def test_a_function_that_changes_the_shape_is_refused(change):
+    def wrong(p, x):
+        return fn.dense(p["d"].wrapped("kernel", lambda q, value: change(value)), x, 3)
+
+    with pytest.raises(ValueError, match=r"'d.kernel' is wrapped to shape \(3.*expected \(4, 3\)"):
+        closed(wrong).init(jax.random.key(0), X)
+
+
+def noisy(q, value):
+    """A function with everything: a parameter, state, a key."""
+    calls = q.variable("calls", (), initializers.zeros)
+    if q.train:
+        q.update("calls", calls + 1)
+        value = value + jax.random.normal(q.key(), value.shape)
+    return gained(q, value) + calls
+
+
+WRAPPED_LIFTS = {
+    "remat within": lambda p, x: fn.remat(fn.dense)(p["d"].wrapped("kernel", noisy), x, 4),
+    "remat around": lambda p, x: fn.remat(lambda q, x: fn.dense(q.wrapped("kernel", noisy), x, 4))(
+        p["d"], x
+    ),
+}
+
+
+@pytest.mark.parametrize("lift", WRAPPED_LIFTS)
+def test_a_wrapped_parameter_survives_remat(lift):
+    def bare(p, x):
+        return fn.dense(p["d"].wrapped("kernel", noisy), x, 4)
+
+    key = jax.random.key(1)
+    found = run(WRAPPED_LIFTS[lift], train=True, key=key)
+    chex.assert_trees_all_close(found, run(bare, train=True, key=key), rtol=1e-5)
+    assert found[1] == {"d": {"calls": 1}}
+
+
+def test_a_wrapped_parameter_survives_repeat():
+    def within(p, x):
+        return fn.repeat(fn.dense, 3)(p["d"].wrapped("kernel", noisy), x, 4)
+
+    def around(p, x):
+        dense = fn.layer(lambda q, x: fn.dense(q.wrapped("kernel", noisy), x, 4))
+        return fn.repeat(dense, 3)(p["d"], x)
+
+    key, (model, params, state) = jax.random.key(1), made(within)
+    assert {name: leaf.shape for name, leaf in params["d"].items()} == {
+        "bias": (3, 4),
+        "kernel": (3, 4, 4),
+        "gain": (3, 4),
+    }
+    found = model.apply(params, state, X, train=True, key=key)
+    expected = closed(around).apply(params, state, X, train=True, key=key)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)
+    np.testing.assert_array_equal(found[1]["d"]["calls"], [1, 1, 1])
