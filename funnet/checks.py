@@ -191,12 +191,15 @@ def seed(x: Any) -> None:
     within("seed", x, 0, 2**32 - 1)
 
 
-def labels(labels: ArrayLike, logits: ArrayLike) -> tuple[jax.Array, jax.Array]:
+def labels(
+    labels: ArrayLike, logits: ArrayLike, name: str = "logits"
+) -> tuple[jax.Array, jax.Array]:
     """The labels as indices that are safe to use, and which of them were a class at all.
 
     Args:
         labels: Integers `(...)` in 0..C-1, C the number of classes.
         logits: Floats `(..., C)`.
+        name: What the caller's user calls the logits.
 
     Returns:
         Labels `(...)` int32, those out of range replaced by 0, and a mask `(...)`, false where
@@ -213,11 +216,11 @@ def labels(labels: ArrayLike, logits: ArrayLike) -> tuple[jax.Array, jax.Array]:
     ValueError: labels[1] is 3, expected 0 <= labels <= 2, for logits of shape (2, 3) \
 have 3 classes
     """
-    _labels_fit(labels, logits)
-    floating("logits", logits)
+    _labels_fit(labels, logits, name)
+    floating(name, logits)
     integer("labels", labels)
     shape = np.shape(logits)
-    why = f", for logits of shape {shape} have {shape[-1]} classes"
+    why = f", for {name} of shape {shape} have {shape[-1]} classes"
     within("labels", labels, 0, shape[-1] - 1, why=why)
     indices = jnp.asarray(labels)
     # Before the comparison, since 50257 is no uint8; after it a wide label must not wrap to 0.
@@ -226,8 +229,8 @@ have 3 classes
     return jnp.where(valid, indices, 0).astype(jnp.int32), valid
 
 
-def _labels_fit(labels: Any, logits: Any) -> None:
-    array("logits", logits)
+def _labels_fit(labels: Any, logits: Any, name: str) -> None:
+    array(name, logits)
     array("labels", labels)
     if logits.ndim > 0 and labels.shape == logits.shape[:-1]:
         return
@@ -236,10 +239,10 @@ def _labels_fit(labels: Any, logits: Any) -> None:
     elif labels.shape == logits.shape:
         cure = "write labels.argmax(-1), or give probabilities to losses.soft_cross_entropy"
     elif labels.ndim > logits.ndim:
-        cure = "the logits come first, then the labels"
+        cure = f"the {name} come first, then the labels"
     else:
-        cure = "one label for each row of logits"
+        cure = f"one label for each row of {name}"
     raise ValueError(
-        f"labels has shape {labels.shape} but logits has shape {logits.shape}, expected labels "
+        f"labels has shape {labels.shape} but {name} has shape {logits.shape}, expected labels "
         f"of shape {logits.shape[:-1]}; {cure}"
     )
