@@ -6,6 +6,7 @@ reaches no output, no state and no gradient.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from funnet.checks import integer, within
@@ -19,7 +20,8 @@ def sequence_mask(lengths: ArrayLike, size: int) -> jax.Array:
         size: the number of steps, T.
 
     Returns:
-        (N, T) booleans, the first `lengths[n]` of row `n` true.
+        (N, T) booleans, the first `lengths[n]` of row `n` true. Under `jit` a length above `size`
+        counts as `size`.
 
     Raises:
         TypeError: if the lengths are no integers.
@@ -30,13 +32,11 @@ def sequence_mask(lengths: ArrayLike, size: int) -> jax.Array:
            [False, False, False]], dtype=bool)
     """
     integer("lengths", lengths)
-    lengths = jnp.asarray(lengths)
-    if lengths.ndim != 1:
-        raise ValueError(
-            f"lengths must have shape (N,), one for each sequence, got {lengths.shape}"
-        )
+    if np.ndim(lengths) != 1:
+        shape = np.shape(lengths)
+        raise ValueError(f"lengths must have shape (N,), one for each sequence, got {shape}")
     within("lengths", lengths, 0, size, why=f", for there are {size} steps")
-    return jnp.arange(size) < lengths.astype(jnp.int32)[:, None]
+    return jnp.arange(size, dtype=jnp.int32) < jnp.asarray(lengths, jnp.int32)[:, None]
 
 
 def steps_of(x: jax.Array, lengths: ArrayLike) -> jax.Array:
