@@ -1,5 +1,6 @@
 """Initializers that do the same are one, so that a model that makes them anew compiles once."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,3 +44,11 @@ def test_what_cannot_be_compared_is_left_as_it_is():
     assert canonical(first) is first
     assert canonical(second) is second
     assert canonical(np.ones) is np.ones
+
+
+def test_a_model_may_be_initialised_inside_another_program():
+    model, x, key = fn.Model(fn.dense, features=3), jnp.ones((2, 4)), jax.random.key(0)
+    expected = model.init(key, x)
+    shapes = jax.eval_shape(lambda: model.init(key, x))  # a key from outside, no tracer
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, expected)
+    chex.assert_trees_all_equal(jax.jit(lambda: model.init(key, x))(), expected)
