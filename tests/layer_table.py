@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 import funnet as fn
@@ -62,6 +63,42 @@ def tied(p, ids, vocab):
     return fn.unembed(p.shared("t"), fn.embed(p.shared("t"), ids, vocab, 4), vocab)
 
 
+@fn.layer
+def cell(p, x, kind, hidden):
+    """A cell's step from a state of ones, or from a pair of them."""
+    state = jnp.ones((len(x), hidden), x.dtype)
+    return kind(p, x, (state, state) if kind is fn.lstm_cell else state)
+
+
+PARTLY = np.arange(12).reshape(4, 3) % 4 > 0
+
+
+@fn.layer
+def masked_norm(p, x):
+    """Batch norm where some positions of each example count, the same of as many as there are."""
+    return fn.batch_norm(p, x, mask=jnp.asarray(PARTLY)[: len(x)])
+
+
+@fn.layer
+def looks_back(p, x):
+    """Attention to a context of another width and number of steps, made of `x`."""
+    context = jnp.sin(jnp.concatenate([x, x[:, :2]], 1)[..., ::2])
+    return fn.attention(p, x, heads=2, context=context)
+
+
+@fn.layer
+def masked_attention(p, x):
+    """Attention where a step sees its neighbours, and the last one nothing at all."""
+    seen = np.tri(x.shape[1], k=1, dtype=bool)
+    seen[-1] = False
+    return fn.attention(p, x, heads=2, mask=seen)
+
+
+def of_array(function):
+    """A function without parameters as a layer."""
+    return lambda p, x, **settings: function(x, **settings)
+
+
 TABLE = {
     "dense": row(fn.dense, 4, 3, 6, features=3),
     "conv 1": row(fn.conv, 4, 7, 3, features=4, kernel_size=3),
@@ -71,12 +108,69 @@ TABLE = {
     "dilated conv": row(fn.conv, 4, 6, 3, features=4, kernel_size=2, dilation=2, padding="valid"),
     "grouped conv": row(fn.conv, 4, 5, 4, features=6, kernel_size=3, groups=2),
     "depthwise conv": row(fn.conv, 4, 5, 3, features=6, kernel_size=3, groups=3),
+    "conv_transpose 1": row(fn.conv_transpose, 4, 4, 3, features=5, kernel_size=3, stride=2),
+    "conv_transpose 2": row(
+        fn.conv_transpose, 4, 3, 2, 3, features=2, kernel_size=4, stride=2, padding=1
+    ),
+    "conv_transpose 3": row(fn.conv_transpose, 4, 2, 3, 2, 2, features=3, kernel_size=2),
+    "grouped conv_transpose": row(
+        fn.conv_transpose, 4, 3, 4, features=6, kernel_size=3, stride=2, groups=2
+    ),
     "pointwise conv": row(fn.conv, 4, 3, 3, 3, features=4, kernel_size=1),
+    "max_pool": row(of_array(fn.max_pool), 4, 5, 6, 2, window=3, stride=2, padding=1),
+    "avg_pool": row(of_array(fn.avg_pool), 4, 5, 6, 2, window=3, stride=2, padding="same"),
+    "adaptive_avg_pool": row(of_array(fn.adaptive_avg_pool), 4, 5, 6, 2, size=(3, 4)),
+    "adaptive_max_pool": row(of_array(fn.adaptive_max_pool), 4, 5, 6, 2, size=(3, 4)),
+    "flatten": row(of_array(fn.flatten), 4, 3, 2),
+    "normalise": row(of_array(fn.normalise), 4, 3, 2, mean=0.5, std=2.0),
+    "space_to_depth": row(of_array(fn.space_to_depth), 4, 4, 6, 2, block=2),
+    "pixel_shuffle": row(of_array(fn.pixel_shuffle), 4, 2, 3, 8, factor=2),
+    "resize": row(of_array(fn.resize), 4, 5, 3, 2, size=(3, 4)),
+    "cubic resize": row(of_array(fn.resize), 4, 5, 2, size=7, method="cubic"),
+    "global_avg_pool": row(of_array(fn.global_avg_pool), 3, 4, 2, lengths=(2, 4, 1)),
+    "global_max_pool": row(of_array(fn.global_max_pool), 3, 4, 2, lengths=(2, 4, 1)),
     "batch_norm": row(fn.batch_norm, 8, 5),
+    "batch_norm of sequences": row(fn.batch_norm, 3, 4, 2, lengths=(2, 4, 1)),
+    "masked batch_norm": row(masked_norm, 4, 3, 2),
     "layer_norm": row(fn.layer_norm, 4, 3, 5),
+    "rms_norm": row(fn.rms_norm, 4, 3, 5),
+    "group_norm": row(fn.group_norm, 4, 3, 2, 6, groups=2),
+    "group_norm of vectors": row(fn.group_norm, 4, 6, groups=2),
+    "instance_norm": row(fn.instance_norm, 4, 3, 2, 3),
+    "weight_norm": row(fn.weight_norm(fn.dense), 4, 5, features=3),
+    "weight_norm of conv": row(fn.weight_norm(fn.conv), 4, 5, 3, features=4, kernel_size=2),
+    "spectral_norm": row(fn.spectral_norm(fn.dense), 4, 5, features=3),
+    "spectral_norm of conv": row(fn.spectral_norm(fn.conv), 4, 5, 3, features=4, kernel_size=2),
+    "spectral_norm of repeat": row(fn.spectral_norm(fn.repeat(fn.dense, 3)), 4, 3, features=3),
+    "repeat of weight_norm": row(fn.repeat(fn.weight_norm(fn.dense), 3), 4, 3, features=3),
     "dropout": row(fn.dropout, 4, 6, rate=0.5),
+    "spatial_dropout": row(fn.spatial_dropout, 4, 3, 6, rate=0.5),
+    "stochastic_depth": row(fn.stochastic_depth, 6, 3, rate=0.5),
+    "gaussian_noise": row(fn.gaussian_noise, 4, 6, std=0.3),
     "embed": row(fn.embed, 4, 6, ids=7, vocab=7, features=3),
     "unembed": row(fn.unembed, 4, 3, 5, vocab=7),
+    "rnn": row(fn.rnn, 3, 4, 2, lengths=(2, 4, 1), hidden=3),
+    "lstm": row(fn.lstm, 3, 4, 2, lengths=(2, 4, 1), hidden=3),
+    "gru": row(fn.gru, 3, 4, 2, lengths=(2, 4, 1), hidden=3),
+    "reversed lstm": row(fn.lstm, 3, 4, 2, lengths=(2, 4, 1), hidden=3, reverse=True),
+    "gru of whole sequences": row(fn.gru, 3, 4, 2, hidden=3),
+    "rnn_cell": row(cell, 4, 2, kind=fn.rnn_cell, hidden=3),
+    "lstm_cell": row(cell, 4, 2, kind=fn.lstm_cell, hidden=3),
+    "gru_cell": row(cell, 4, 2, kind=fn.gru_cell, hidden=3),
+    "bidirectional": row(fn.bidirectional(fn.gru), 3, 4, 2, lengths=(2, 4, 1), hidden=3),
+    "stacked": row(fn.stacked(fn.lstm, 3, 0.5), 3, 4, 2, lengths=(2, 4, 1), hidden=3),
+    "attention": row(fn.attention, 3, 4, 6, lengths=(2, 4, 1), heads=2),
+    "attention of whole sequences": row(fn.attention, 3, 4, 6, heads=3, bias=False),
+    "causal attention": row(fn.attention, 3, 4, 6, lengths=(2, 4, 1), heads=2, causal=True),
+    "grouped attention": row(fn.attention, 3, 4, 8, heads=4, kv_heads=2, causal=True),
+    "window attention": row(fn.attention, 3, 5, 6, lengths=(2, 5, 1), heads=2, window=2),
+    "rotary attention": row(fn.attention, 3, 4, 8, heads=2, rotary=10.0, causal=True),
+    "alibi attention": row(fn.attention, 3, 4, 6, lengths=(2, 4, 1), heads=2, alibi=True),
+    "cross-attention": row(looks_back, 3, 4, 6),
+    "masked attention": row(masked_attention, 3, 4, 6),
+    "rotary": row(of_array(fn.rotary), 3, 4, 2, 6, positions=np.arange(4)),
+    "position_embed": row(fn.position_embed, 3, 4, 2, most=20),
+    "position_embed of lengths": row(fn.position_embed, 3, 4, 2, lengths=(2, 4, 1), most=20),
     "tied": row(tied, 4, 6, ids=7, vocab=7),
     "repeat": row(fn.repeat(block, 3), 8, 4),
     "remat": row(fn.remat(block), 8, 4),

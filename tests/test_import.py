@@ -48,7 +48,15 @@ def test_it_leaves_jax_as_it_was(fresh):
 
 PUBLIC = {name: getattr(funnet, name) for name in vars(funnet) if not name.startswith("_")}
 NAMED = {name: x for name, x in PUBLIC.items() if not inspect.ismodule(x)}
-SPACES = [funnet.data, funnet.data.augment, funnet.initializers, funnet.losses, funnet.metrics]
+SPACES = [
+    funnet.data,
+    funnet.data.augment,
+    funnet.initializers,
+    funnet.interop,
+    funnet.losses,
+    funnet.metrics,
+    funnet.models,
+]
 
 
 def owned(module):

@@ -6,11 +6,13 @@ parameters' shapes depend on the input's last axis, whether it has parameters or
 
 import functools
 import itertools
+import pathlib
 import re
 
 import chex
 import jax
 import jax.numpy as jnp
+import layer_table
 import numpy as np
 import pytest
 from layer_table import TABLE, row
@@ -267,6 +269,10 @@ LAWS = [
 ]
 
 
+# Public functions of the layers' files that take no activations: nothing for the laws to hold of.
+BESIDE_LAYERS = {"alibi_slopes", "sequence_mask"}
+
+
 @functools.cache
 def case_of(name):
     return Case(TABLE[name])
@@ -276,6 +282,13 @@ def case_of(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_laws(name, law):
     law(case_of(name))
+
+
+def test_every_public_layer_is_in_the_table():
+    text = pathlib.Path(layer_table.__file__).read_text()
+    modules = {name: getattr(x, "__module__", "") for name, x in vars(fn).items()}
+    public = {name for name, module in modules.items() if module.startswith("funnet.layers.")}
+    assert {n for n in public if not re.search(rf"fn\.{n}\b", text)} == BESIDE_LAYERS
 
 
 # A law that cannot fail is none: layers that break them.

@@ -15,6 +15,7 @@ from funnet import initializers
 X = np.linspace(-1, 1, 32, dtype=np.float32).reshape(8, 4)
 IMAGES = np.zeros((2, 8, 8, 3), np.float32)
 IDS = np.arange(7)
+STEPS = np.zeros((2, 5, 4), np.float32)
 KEY = jax.random.key(0)
 PLACE = "net.it"
 
@@ -237,6 +238,72 @@ MISTAKES = {
         calling(lambda model, params: model.capture(params, {}, X, taps="net.itt")),
         ["net.itt", "nearest paths are", PLACE],
     ),
+    # sequences
+    "a length beyond the steps": (
+        init(STEPS, fn.lstm, 3, lengths=np.array([2, 6])),
+        [PLACE, "lengths[1] is 6", "<= 5", "5 steps"],
+    ),
+    "a negative length": (
+        init(STEPS, fn.gru, 3, lengths=np.array([-1, 2])),
+        [PLACE, "lengths[0] is -1", "0 <="],
+    ),
+    "a length too few": (
+        init(STEPS, fn.batch_norm, lengths=np.array([2])),
+        [PLACE, "(1,)", "2 sequences", "(2, 5, 4)"],
+    ),
+    "lengths that are floats": (
+        init(STEPS, fn.attention, heads=2, lengths=np.array([2.0, 3.0])),
+        [PLACE, "lengths", "float64", "astype('int32')"],
+    ),
+    "a pool over time": (
+        lambda: fn.global_max_pool(STEPS, lengths=np.array([7, 0])),
+        ["lengths[0] is 7", "<= 5"],
+    ),
+    "a single sequence": (init(X, fn.lstm, 3), [PLACE, "(N, T, in)", "(8, 4)", "x[None]"]),
+    "a state of another width": (
+        init(STEPS, fn.gru, 3, initial=np.zeros((2, 4), np.float32)),
+        [PLACE, "initial", "(2, 4)", "(2, 3)"],
+    ),
+    "half of an LSTM's state": (
+        init(STEPS, fn.lstm, 3, initial=np.zeros((2, 3), np.float32)),
+        [PLACE, "initial", "(h, c)"],
+    ),
+    "heads": (init(STEPS, fn.attention, heads=3), [PLACE, "heads=3", "(2, 5, 4)", "divide"]),
+    "shared heads": (
+        init(STEPS, fn.attention, heads=4, kv_heads=3),
+        [PLACE, "kv_heads=3", "heads=4", "divide"],
+    ),
+    "a mask of numbers": (
+        init(STEPS, fn.attention, heads=2, mask=np.zeros((5, 5))),
+        [PLACE, "mask", "boolean", "float64"],
+    ),
+    "a mask of another shape": (
+        init(STEPS, fn.attention, heads=2, mask=np.ones((4, 5), bool)),
+        [PLACE, "mask", "(T, S)", "T=5", "(4, 5)"],
+    ),
+    "a full cache": (
+        init(STEPS, fn.attention, heads=2, causal=True, cache=4),
+        [PLACE, "cache", "room for 4", "5"],
+    ),
+    "a cache that looks ahead": (
+        init(STEPS, fn.attention, heads=2, cache=8),
+        [PLACE, "cache", "causal=True"],
+    ),
+    "too few positions": (init(STEPS, fn.position_embed, 4), [PLACE, "5 steps", "most=4"]),
+    # other norms
+    "groups of channels": (
+        init(IMAGES, fn.group_norm, 2),
+        [PLACE, "groups=2", "3 channels", "divide"],
+    ),
+    "one pixel": (
+        init(IMAGES[:, :1, :1], fn.instance_norm),
+        [PLACE, "instance_norm", "(2, 1, 1, 3)"],
+    ),
+    "nothing left": (
+        init(IMAGES, fn.conv_transpose, 4, 3, padding=5),
+        [PLACE, "padding", "nothing"],
+    ),
+    "no such parameter": (init(X, fn.weight_norm(fn.layer_norm)), [PLACE, "'kernel'", "name"]),
     # pools
     "a window larger than the image": (lambda: fn.max_pool(IMAGES, 9), ["9", "size 8"]),
     "a pool of two axes": (lambda: fn.avg_pool(X, 2), ["avg_pool", "(8, 4)", "x[None]"]),
