@@ -101,7 +101,7 @@ def gpt(
     >>> import funnet as fn
     >>> small = fn.Model(gpt, vocab=50_257)
     """
-    cached = cache is not None
+    cached = _cached(cache, context)
     x = embed(p.shared("tokens"), ids, vocab, width)
     x = position_embed(p["positions"], x, context, lengths=lengths, cache=cached)
     x = dropout(p["dropout"], x, rate)
@@ -209,7 +209,7 @@ def decode(
         rate: of every dropout.
         cache: the state keeps what came before, with room for so many tokens.
     """
-    p_own, cached = p["decoder"], cache is not None
+    p_own, cached = p["decoder"], _cached(cache, context)
     x = embed(p.shared("tokens"), ids, vocab, width)
     x = position_embed(p_own["positions"], x, context, lengths=lengths, cache=cached)
     x = dropout(p_own["dropout"], x, rate)
@@ -260,3 +260,10 @@ def vit(
     x = dropout(p["dropout"], position_embed(p["positions"], x, x.shape[1]), rate)
     x = repeat(block, depth)(p["blocks"], x, heads, rate=rate)
     return dense(p["head"], layer_norm(p["norm"], x)[:, 0], classes)
+
+
+def _cached(cache: int | None, context: int) -> bool:
+    """Whether there is a cache, refused if it has room for more steps than there are positions."""
+    if cache is not None and cache > context:
+        raise ValueError(f"cache must be at most context, got cache={cache}, context={context}")
+    return cache is not None

@@ -225,6 +225,11 @@ WRONG = {
 }
 
 
+def test_a_cache_has_no_room_beyond_the_positions():
+    with pytest.raises(ValueError, match=r"cache=17, context=16"):
+        fn.Model(models.gpt, vocab=11, cache=17, **SMALL).shapes(ids(2, 3))
+
+
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_does_not_fit_is_refused(wrong):
     function, settings, shape, message = WRONG[wrong]
