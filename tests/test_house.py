@@ -63,10 +63,12 @@ UPWARD = {
     "summary": ("layers", "train", "data", "models", "model"),
     "select": ("layers", "train", "data", "models", "model", "scope"),
     "ops": ("layers", "train", "data", "models", "model", "scope", "lift"),
-    "layers": ("train", "data", "models", "optim"),
+    "layers": ("train", "data", "models", "optim", "losses", "interop", "model"),
     "losses": ("layers", "train", "data", "models", "model"),
-    "train": ("models",),
-    "data": ("train", "models", "model"),
+    "train": ("models", "interop"),
+    "data": ("train", "models", "model", "interop"),
+    "models": ("train", "data", "interop", "losses", "optim"),
+    "interop": ("train", "data", "models", "layers", "losses", "ops"),
 }
 
 
