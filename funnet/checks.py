@@ -81,6 +81,20 @@ def examples(name: str, x: Any) -> None:
         )
 
 
+def images(what: str, x: Any, name: str = "images") -> None:
+    """Refuses what is not a batch of images `(N, H, W, C)`; `what` is who takes it.
+
+    Raises:
+        ValueError: Naming who, the argument and its shape.
+    """
+    array(name, x)
+    if x.ndim != 4:
+        raise ValueError(
+            f"{what} takes {name} of shape (N, H, W, C), got {x.shape}; add a missing batch axis "
+            f"with {name}[None], a missing channel axis with {name}[..., None]"
+        )
+
+
 def same_shape(**arrays: Any) -> None:
     """Refuses two arrays whose shapes differ in anything: nothing is broadcast.
 

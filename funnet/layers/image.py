@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from funnet.checks import array, count, floating
+from funnet.checks import array, count, floating, images
 from funnet.ops.precision import widened
 from funnet.ops.window import per_axis, spatial
 
@@ -47,7 +47,7 @@ def space_to_depth(x: jax.Array, block: int) -> jax.Array:
     Raises:
         ValueError: if `block` does not divide the image.
     """
-    _image("space_to_depth", x)
+    images("space_to_depth", x, "x")
     n, height, width, channels = x.shape
     count("block", block)
     if height % block or width % block:
@@ -78,7 +78,7 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     Array([[0., 1.],
            [2., 3.]], dtype=float32)
     """
-    _image("pixel_shuffle", x)
+    images("pixel_shuffle", x, "x")
     count("factor", factor)
     n, height, width, channels = x.shape
     if channels % factor**2:
@@ -128,9 +128,3 @@ def resize(
     shape = (x.shape[0], *sizes, x.shape[-1])
     wide = x if method == "nearest" else widened(x)
     return jax.image.resize(wide, shape, method, antialias).astype(x.dtype)
-
-
-def _image(what: str, x: jax.Array) -> None:
-    array("x", x)
-    if x.ndim != 4:
-        raise ValueError(f"{what} takes x of shape (N, H, W, C), got {x.shape}")

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from funnet import initializers
-from funnet.checks import array, concrete, count, floating, integer, positive
+from funnet.checks import concrete, count, floating, integer, positive
 from funnet.layers.sequence import masked, steps_of
 from funnet.scope import Scope, layer
 
@@ -45,6 +45,7 @@ def position_embed(
     count("most", most)
     if x.shape[1] > most:
         raise ValueError(f"x has {x.shape[1]} steps, and most={most} positions: x is {x.shape}")
+    inside = None if lengths is None else steps_of(x, lengths)
     table = jnp.asarray(p.param("table", (most, x.shape[2]), TABLE)).astype(x.dtype)
     if cache:
         starts, _ = advance(p, x, lengths, "most", most)
@@ -52,7 +53,7 @@ def position_embed(
         places = table.at[at].get(mode="fill", fill_value=jnp.nan)
     else:
         places = jnp.broadcast_to(table[: x.shape[1]], x.shape)
-    return x + (places if lengths is None else masked(places, steps_of(x, lengths)))
+    return x + (places if inside is None else masked(places, inside))
 
 
 def rotary(x: jax.Array, positions: ArrayLike, *, base: float = 10_000.0) -> jax.Array:
@@ -124,15 +125,13 @@ def advance(
 ) -> tuple[jax.Array, jax.Array]:
     """Where `x` begins in each sequence, and whether it ends beyond the room there is, both (N,).
 
-    The state `length` moves on to where it ends. `name` is what the user calls the room.
+    The state `length` moves on to where it ends. `name` is what the user calls the room; that the
+    lengths fit `x` has been seen to.
 
     Raises:
         ValueError: outside `jit`, if there is no room.
     """
-    array("x", x)
     starts = p.variable("length", x.shape[:1], initializers.zeros, jnp.int32)
-    if lengths is not None:
-        steps_of(x, lengths)
     ends = starts + (x.shape[1] if lengths is None else jnp.asarray(lengths, jnp.int32))
     p.update("length", ends)
     if concrete(ends) and (ends > room).any():

@@ -1,8 +1,8 @@
 """Models, each a layer built of the library's own: read them, copy them, change them."""
 
 from funnet.models.autoencoder import autoencoder as autoencoder
-from funnet.models.autoencoder import decoder as decoder
-from funnet.models.autoencoder import encoder as encoder
+from funnet.models.autoencoder import image_decoder as image_decoder
+from funnet.models.autoencoder import image_encoder as image_encoder
 from funnet.models.autoencoder import vae as vae
 from funnet.models.convnet import conv_features as conv_features
 from funnet.models.convnet import convnet as convnet

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from funnet.checks import count
+from funnet import checks
 from funnet.layers.conv import conv, conv_transpose
 from funnet.layers.linear import dense
 from funnet.layers.pool import flatten
@@ -13,15 +13,16 @@ Shape = tuple[int, int, int]
 
 
 @layer
-def encoder(p: Scope, images: jax.Array, features: int, *, width: int = 32) -> jax.Array:
+def image_encoder(p: Scope, images: jax.Array, features: int, *, width: int = 32) -> jax.Array:
     """Two 3 by 3 convolutions of stride 2, and a dense layer: (N, H, W, C) to (N, features)."""
+    checks.images("image_encoder", images)
     x = jax.nn.relu(conv(p["conv1"], images, width, 3, stride=2))
     x = jax.nn.relu(conv(p["conv2"], x, 2 * width, 3, stride=2))
     return dense(p["out"], flatten(x), features)
 
 
 @layer
-def decoder(p: Scope, latents: jax.Array, shape: Shape, *, width: int = 32) -> jax.Array:
+def image_decoder(p: Scope, latents: jax.Array, shape: Shape, *, width: int = 32) -> jax.Array:
     """The way back: (N, latents) to logits (N, H, W, C) of pixels between 0 and 1.
 
     Args:
@@ -58,9 +59,9 @@ def autoencoder(p: Scope, images: jax.Array, latents: int, *, width: int = 32) -
 
     Reference: Hinton and Salakhutdinov 2006, https://doi.org/10.1126/science.1127647
     """
-    count("latents", latents)
-    codes = encoder(p["encoder"], images, latents, width=width)
-    return jax.nn.sigmoid(decoder(p["decoder"], codes, _shape(images), width=width))
+    checks.count("latents", latents)
+    codes = image_encoder(p["encoder"], images, latents, width=width)
+    return jax.nn.sigmoid(image_decoder(p["decoder"], codes, _shape(images), width=width))
 
 
 @layer
@@ -71,7 +72,8 @@ def vae(
 
     In training the latents are `mean + exp(log_var / 2) * noise`, otherwise the mean. The loss is
     `losses.binary_cross_entropy(logits, images) * H * W * C + losses.gaussian_kl(mean, log_var)`;
-    new images are `sigmoid(fn.Model(decoder, shape=(H, W, C))(params["decoder"], noise))`.
+    new images are `sigmoid(decoder(params["decoder"], noise))` with
+    `decoder = fn.Model(fn.models.image_decoder, shape=(H, W, C))`.
 
     Args:
         p: the layer's scope.
@@ -84,16 +86,14 @@ def vae(
 
     Reference: Kingma and Welling 2013, https://arxiv.org/abs/1312.6114
     """
-    count("latents", latents)
-    codes = encoder(p["encoder"], images, 2 * latents, width=width)
+    checks.count("latents", latents)
+    codes = image_encoder(p["encoder"], images, 2 * latents, width=width)
     mean, log_var = jnp.split(codes, 2, axis=-1)
     drawn = mean
     if p.train:
         drawn += jnp.exp(log_var / 2) * jax.random.normal(p.key(), mean.shape, mean.dtype)
-    return decoder(p["decoder"], drawn, _shape(images), width=width), mean, log_var
+    return image_decoder(p["decoder"], drawn, _shape(images), width=width), mean, log_var
 
 
 def _shape(images: jax.Array) -> Shape:
-    if images.ndim != 4:
-        raise ValueError(f"images must have shape (N, H, W, C), got {images.shape}")
     return images.shape[1], images.shape[2], images.shape[3]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
+from funnet import checks
 from funnet.layers.conv import conv
 from funnet.layers.dropout import dropout
 from funnet.layers.linear import dense
@@ -50,6 +51,7 @@ def lenet(p: Scope, images: jax.Array, classes: int) -> jax.Array:
 
     Reference: LeCun et al. 1998, https://doi.org/10.1109/5.726791
     """
+    checks.images("lenet", images)
     x = jax.nn.relu(conv(p["conv1"], images, 6, 5, padding="valid"))
     x = jax.nn.relu(conv(p["conv2"], max_pool(x, 2), 16, 5, padding="valid"))
     x = jax.nn.relu(dense(p["hidden1"], flatten(max_pool(x, 2)), 120))
@@ -72,6 +74,7 @@ def conv_features(
     Returns:
         (N, hidden).
     """
+    checks.images("conv_features", images)
     x = images
     for i, width in enumerate(widths):
         x = max_pool(jax.nn.relu(conv(p[f"conv{i}"], x, width, 3)), 2)

@@ -6,7 +6,7 @@ Reference: Radford, Metz and Chintala 2015, https://arxiv.org/abs/1511.06434
 import jax
 import jax.numpy as jnp
 
-from funnet import initializers
+from funnet import checks, initializers
 from funnet.layers.batch_norm import batch_norm
 from funnet.layers.conv import conv, conv_transpose
 from funnet.layers.linear import dense
@@ -60,6 +60,7 @@ def discriminator(p: Scope, images: jax.Array, *, width: int = 64) -> jax.Array:
     Returns:
         Logits (N,), above zero for real.
     """
+    checks.images("discriminator", images)
     x, i = images, 0
     while i == 0 or min(x.shape[1:3]) > 4:
         x = conv(p[f"conv{i}"], x, width * 2**i, 4, stride=2, bias=i == 0, kernel_init=SMALL)

@@ -2,7 +2,7 @@
 
 import jax
 
-from funnet import initializers
+from funnet import checks, initializers
 from funnet.layers.batch_norm import batch_norm
 from funnet.layers.conv import conv
 from funnet.layers.linear import dense
@@ -39,6 +39,7 @@ def resnet(
     >>> fn.Model(resnet, classes=10, depth=18, stem="cifar")
     Model(resnet, classes=10, depth=18, stem='cifar')
     """
+    checks.images("resnet", images)
     if depth not in DEPTHS:
         raise ValueError(f"depth must be one of {sorted(DEPTHS)}, got {depth!r}")
     if stem not in ("imagenet", "cifar"):

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from funnet import initializers
+from funnet import checks, initializers
 from funnet.layers.attention import attention
 from funnet.layers.conv import conv
 from funnet.layers.dropout import dropout
@@ -101,13 +101,9 @@ def gpt(
     >>> import funnet as fn
     >>> small = fn.Model(gpt, vocab=50_257)
     """
-    cached = _cached(cache, context)
-    x = embed(p.shared("tokens"), ids, vocab, width)
-    x = position_embed(p["positions"], x, context, lengths=lengths, cache=cached)
-    x = dropout(p["dropout"], x, rate)
-    settings = {"causal": True, "lengths": lengths, "rate": rate, "cache": cache}
-    x = repeat(block, depth)(p["blocks"], x, heads, **settings)
-    return unembed(p.shared("tokens"), layer_norm(p["norm"], x), vocab)
+    shape = {"depth": depth, "width": width, "heads": heads, "context": context}
+    more = {"lengths": lengths, "rate": rate, "cache": cache}
+    return _decoded(p, p.shared("tokens"), ids, vocab, **shape, **more)
 
 
 @layer
@@ -170,11 +166,10 @@ def encode(
         lengths: (N,) how many tokens count.
         rate: of every dropout.
     """
-    p_own = p["encoder"]
-    x = embed(p.shared("tokens"), ids, vocab, width)
-    x = dropout(p_own["dropout"], position_embed(p_own["positions"], x, context), rate)
-    x = repeat(block, depth)(p_own["blocks"], x, heads, lengths=lengths, rate=rate)
-    return layer_norm(p_own["norm"], x)
+    x, p = embed(p.shared("tokens"), ids, vocab, width), p["encoder"]
+    x = dropout(p["dropout"], position_embed(p["positions"], x, context), rate)
+    x = repeat(block, depth)(p["blocks"], x, heads, lengths=lengths, rate=rate)
+    return layer_norm(p["norm"], x)
 
 
 @layer
@@ -209,14 +204,10 @@ def decode(
         rate: of every dropout.
         cache: the state keeps what came before, with room for so many tokens.
     """
-    p_own, cached = p["decoder"], _cached(cache, context)
-    x = embed(p.shared("tokens"), ids, vocab, width)
-    x = position_embed(p_own["positions"], x, context, lengths=lengths, cache=cached)
-    x = dropout(p_own["dropout"], x, rate)
-    own = {"causal": True, "lengths": lengths, "rate": rate, "cache": cache}
-    other = {"context": memory, "context_lengths": memory_lengths}
-    x = repeat(block, depth)(p_own["blocks"], x, heads, **own, **other)
-    return unembed(p.shared("tokens"), layer_norm(p_own["norm"], x), vocab)
+    shape = {"depth": depth, "width": width, "heads": heads, "context": context}
+    more = {"lengths": lengths, "rate": rate, "cache": cache}
+    seen = {"memory": memory, "memory_lengths": memory_lengths}
+    return _decoded(p["decoder"], p.shared("tokens"), ids, vocab, **shape, **more, **seen)
 
 
 @layer
@@ -251,6 +242,7 @@ def vit(
 
     Reference: Dosovitskiy et al. 2020, https://arxiv.org/abs/2010.11929
     """
+    checks.images("vit", images)
     if images.shape[1] % patch or images.shape[2] % patch:
         raise ValueError(f"patch must divide height and width, got {patch} for {images.shape}")
     x = conv(p["patches"], images, width, patch, stride=patch, padding="valid")
@@ -262,8 +254,33 @@ def vit(
     return dense(p["head"], layer_norm(p["norm"], x)[:, 0], classes)
 
 
-def _cached(cache: int | None, context: int) -> bool:
-    """Whether there is a cache, refused if it has room for more steps than there are positions."""
+def _decoded(
+    p: Scope,
+    tokens: Scope,
+    ids: jax.Array,
+    vocab: int,
+    *,
+    depth: int,
+    width: int,
+    heads: int,
+    context: int,
+    lengths: ArrayLike | None,
+    rate: float,
+    cache: int | None,
+    memory: jax.Array | None = None,
+    memory_lengths: ArrayLike | None = None,
+) -> jax.Array:
+    """Causal blocks between tokens and scores of them, with a memory to look at or without.
+
+    Raises:
+        ValueError: if the cache has room for more steps than there are positions.
+    """
     if cache is not None and cache > context:
         raise ValueError(f"cache must be at most context, got cache={cache}, context={context}")
-    return cache is not None
+    x = embed(tokens, ids, vocab, width)
+    x = position_embed(p["positions"], x, context, lengths=lengths, cache=cache is not None)
+    x = dropout(p["dropout"], x, rate)
+    seen = {"context": memory, "context_lengths": memory_lengths}
+    own = {"causal": True, "lengths": lengths, "cache": cache}
+    x = repeat(block, depth)(p["blocks"], x, heads, rate=rate, **seen, **own)
+    return unembed(tokens, layer_norm(p["norm"], x), vocab)

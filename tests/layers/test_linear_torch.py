@@ -1,4 +1,4 @@
-"""Dense layers and embeddings beside PyTorch's, on drawn shapes."""
+"""Dense layers and embeddings, of tokens and positions, beside PyTorch's, on drawn shapes."""
 
 import numpy as np
 import pytest
@@ -77,4 +77,20 @@ def test_a_tied_head(seed):
             "x": normal(rng, *shape, features),
             "ids": rng.integers(0, vocab, shape),
         },
+    )
+
+
+@each_seed
+def test_learned_positions(seed):
+    rng = np.random.default_rng(seed)
+    n, steps, features, more = sizes(rng, 4, 9)
+    model = fn.Model(fn.position_embed, most=steps + more - 1)
+
+    def theirs(a):
+        return a["x"] + torch.nn.functional.embedding(torch.arange(steps), a["table"])
+
+    agree(
+        lambda a: model({"table": a["table"]}, a["x"]),
+        theirs,
+        {"x": normal(rng, n, steps, features), "table": normal(rng, steps + more - 1, features)},
     )

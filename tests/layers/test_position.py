@@ -93,7 +93,7 @@ def by_complex_numbers(x, positions, base):
     return np.concatenate([turned.real, turned.imag], -1)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(40))
 def test_rotary_is_a_product_of_complex_numbers(seed):
     rng = np.random.default_rng(seed)
     n, time, heads, half = rng.integers(1, 5, 4)

@@ -200,7 +200,7 @@ def test_new_images_of_a_variational_autoencoder():
     model, (images,), _ = MODELS["vae"]
     params, state = model.init(KEY, images)
     logits, mean, _ = model(params, images)
-    decoder = fn.Model(models.decoder, shape=(8, 8, 1), width=4)
+    decoder = fn.Model(models.image_decoder, shape=(8, 8, 1), width=4)
     np.testing.assert_allclose(decoder(params["decoder"], mean), logits, rtol=1e-5, atol=1e-6)
     draws = [
         model.apply(params, state, images, train=True, key=jax.random.key(i))[0][0] for i in (1, 2)
@@ -221,6 +221,11 @@ WRONG = {
     "patch": (models.vit, {"classes": 3, "patch": 3}, (8, 8, 3), r"patch.*3"),
     "sides": (models.autoencoder, {"latents": 3}, (6, 8, 3), "4 must divide"),
     "rank": (models.autoencoder, {"latents": 3}, (8, 3), r"\(N, H, W, C\)"),
+    "no channels": (models.lenet, {"classes": 3}, (28, 28), r"images\[\.\.\., None\]"),
+    "no channels to convolve": (models.convnet, {"classes": 3}, (28, 28), "takes images of shape"),
+    "no channels to stem": (models.resnet, {"classes": 3}, (28, 28), "takes images of shape"),
+    "no channels to judge": (models.discriminator, {}, (28, 28), "takes images of shape"),
+    "no channels to cut": (models.vit, {"classes": 3}, (32, 32), "takes images of shape"),
     "latents": (models.vae, {"latents": 0}, (8, 8, 3), "latents"),
 }
 
