@@ -63,8 +63,11 @@ from funnet.lift import repeat as repeat
 from funnet.model import Model as Model
 from funnet.scope import Scope as Scope
 from funnet.scope import layer as layer
-from funnet.train.checkpoint import load as load
-from funnet.train.checkpoint import save as save
+from funnet.store.tensors import load as load
+from funnet.store.tensors import save as save
+from funnet.train.archive import restore as restore
+from funnet.train.best import highest as highest
+from funnet.train.best import lowest as lowest
 from funnet.train.evaluate import evaluate as evaluate
 from funnet.train.evaluate import predict as predict
 from funnet.train.fit import fit as fit

@@ -1,22 +1,29 @@
-"""`fit`: takes steps until a run has taken enough, and tells what happens."""
+"""`fit`: takes steps until a run has taken enough, keeps it safe, and tells what happens."""
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta as Time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from funnet.checks import count
 from funnet.data.batches import Batches
-from funnet.train.checkpoint import save
-from funnet.train.log import Log, summed, values
-from funnet.train.loop import Chunk, Feed, Source, advance, copied, with_run
+from funnet.train.archive import Archive, restored
+from funnet.train.best import Best, Progress
+from funnet.train.feed import Feed, Source
+from funnet.train.identity import identity
+from funnet.train.log import Hook, Log
+from funnet.train.loop import copied
 from funnet.train.run import Run
+from funnet.train.settings import plain_settings
 from funnet.train.step import Step
+from funnet.train.stops import Stops
+from funnet.train.training import Plan, Training
+
+OFTEN = Time(minutes=5)
 
 
 def fit(
@@ -28,9 +35,17 @@ def fit(
     steps: int | None = None,
     validate: Callable[[Run], Mapping[str, Any]] | None = None,
     validate_every: int | None = None,
+    best: Best | None = None,
+    patience: int | None = None,
     folder: str | Path | None = None,
+    save_every: int | Time = OFTEN,
+    keep: int = 3,
+    settings: Any = None,
+    on_nonfinite: Literal["stop", "skip", "explain"] = "stop",
+    on_save_error: Literal["stop", "continue"] = "stop",
+    hooks: Iterable[Hook] = (),
     log_every: int = 100,
-    progress: bool = True,
+    progress: bool | None = None,
     fuse: int | None = None,
 ) -> Run:
     """Takes steps until the run has taken `steps` in all, and returns the run.
@@ -39,6 +54,11 @@ def fit(
     device, and the result is the same to the last bit however steps are fused or a training is
     cut: `fit(..., steps=100)` and then `fit(..., steps=200)` is `fit(..., steps=200)`. The `run`
     given stays valid.
+
+    With a `folder` nothing is lost but the time since the last save. The same call made again, in
+    another process after a crash too, goes on from the newest whole checkpoint there, bit for bit,
+    or says that the training is finished. Ctrl-C and SIGTERM let the dispatch under way end, save,
+    and then end the training as they usually would; a second Ctrl-C does not wait.
 
     Args:
         step: a pure function `(run, batch) -> (run, metrics)` that adds one to `run.step`, such as
@@ -49,52 +69,108 @@ def fit(
         steps: how many steps the run is to have taken in all; give this or `epochs`.
         validate: a function of the run that gives numbers to print and log.
         validate_every: steps between validations, by default an epoch; the last step has one too.
-        folder: the run's folder, made if missing; `metrics.jsonl` in it grows, and a training that
-            ends in an exception leaves its run there as `interrupted.safetensors`.
+        best: `fn.highest(name)` or `fn.lowest(name)` of a validation's numbers. The checkpoint of
+            the best one is kept; `fn.restore(folder, like=run, step="best")` reads it.
+        patience: validations in a row without a better one that end the training early.
+        folder: the run's folder, made if missing, for one process at a time: checkpoints, and
+            `metrics.jsonl`, which grows by a line every `log_every` steps.
+        save_every: steps, or a time, between checkpoints. The first and last step have one too.
+        keep: how many checkpoints to keep beside the best one.
+        settings: a dict or dataclass that the folder is to tell of.
+        on_nonfinite: what a refused step (loss or gradient not finite) does: `"stop"` the training,
+            be passed over (`"skip"`; the line in `metrics.jsonl` counts them), or stop it and
+            `"explain"` which layer's output was the first that is not finite.
+        on_save_error: whether a full disk, or a folder that is gone, is to `"stop"` the training or
+            to let it `"continue"` with a warning.
+        hooks: functions `(step, kind, numbers)` that are called with every line of the metrics.
         log_every: steps behind one line of `metrics.jsonl`.
-        progress: whether to print a line of progress to stderr.
+        progress: whether to print progress to stderr; by default, but not under pytest.
         fuse: steps in one dispatch; by default as many as take about a quarter of a second.
 
     Raises:
         ValueError: if a step is refused (loss or gradient not finite, label out of range); the
-            error names step and value.
+            error names step and value. If the folder holds another training; the error lists what
+            differs.
+        BlockingIOError: if another process is writing into the folder.
+        OSError: if the folder cannot be written.
         BaseException: whatever else goes wrong, Ctrl-C included. Every exception has the run as it
-            then stood as its attribute `run`: before the step that was refused, or after the last.
+            then stood as its attribute `run`, and the folder has it as a checkpoint.
     """
-    count("log_every", log_every)
-    count("fuse", 1 if fuse is None else fuse)
-    stop, at = _last_step(batches, epochs, steps), int(run.step)
+    _check(on_nonfinite, on_save_error, validate, best, patience)
+    for name, number in {
+        "log_every": log_every,
+        "fuse": 1 if fuse is None else fuse,
+        "keep": keep,
+    }.items():
+        count(name, number)
+    stop = _last_step(batches, epochs, steps)
+    every = _interval(batches, stop, validate, validate_every)
+    often = save_every if isinstance(save_every, Time) else count("save_every", save_every)
+    plan = Plan(stop, validate, every, often, best, patience, on_nonfinite, on_save_error, fuse)
     run = copied(run)  # the caller's stays valid; this one is donated step by step
-    if at >= stop:
+    if int(run.step) >= stop and (folder is None or not Path(folder).exists()):
         return run
-    feed = Feed(batches)
-    place = Path(folder) if folder is not None else None
-    targets = _targets(at, stop, _interval(batches, stop, validate, validate_every))
-    with Log(place, at, stop, every=log_every, progress=progress) as log:
-        try:
-            for target in targets:
-                for run, chunk in advance(step, run, feed, target, fuse):  # noqa: B020
-                    taken = chunk.steps - chunk.refused
-                    log.steps_taken(
-                        chunk.start, taken, chunk.metrics, _epoch(batches, chunk.start + taken)
-                    )
-                    if chunk.refused:
-                        raise _refusal(step, run, batches, chunk)
-                if validate is not None:  # of a copy, which may be kept
-                    log.entry(target, "validation", validate(copied(run)))
-        except BaseException as error:
-            raise _kept(with_run(error, run), place) from error.__cause__
+    where = None if folder is None else _archive(Path(folder), step, run, batches, settings, keep)
+    with contextlib.ExitStack() as stack:
+        archive = where and stack.enter_context(where)
+        feed = stack.enter_context(Feed(batches, stop))
+        run, told, resumed = _taken_up(run, archive, feed)
+        log = Log(
+            where and where.folder,
+            int(run.step),
+            stop,
+            every=log_every,
+            progress=progress,
+            hooks=hooks,
+            resumed=resumed,
+        )
+        stops, log = stack.enter_context(Stops()), stack.enter_context(log)
+        run = Training(step, run, told, plan, feed, log, stops, archive).run_through()
     return run
 
 
-def _kept(error: BaseException, folder: Path | None) -> BaseException:
-    """The error, its run saved where the training has a folder, and a note that says so."""
-    if folder is not None:
-        path = folder / "interrupted.safetensors"
-        with contextlib.suppress(OSError, RuntimeError, TypeError, ValueError):
-            save(path, error.run)  # type: ignore[attr-defined]
-            error.add_note(f"and is saved: fit goes on from fn.load({str(path)!r}, like=run)")
-    return error
+def _archive(
+    folder: Path, step: Step, run: Run, batches: Batches | Source, settings: Any, keep: int
+) -> Archive:
+    """The folder's archive, which knows what this training is."""
+    facts = {
+        "start": int(run.step),
+        "identity": identity(step, run, batches),
+        "settings": plain_settings(settings),
+    }
+    return Archive(folder, facts, keep)
+
+
+def _taken_up(
+    run: Run, archive: Archive | None, feed: Feed
+) -> tuple[Run, Progress, dict[str, Any] | None]:
+    """The run to go on with, what there is to remember, and the state of the log."""
+    at = int(run.step)
+    found = None if archive is None else archive.last(at)
+    if found is None:
+        return run, Progress(validated=at), None
+    if at < found.step or at == found.facts["start"]:
+        run, at = restored(found, run), found.step
+    if at > found.step:
+        return run, Progress(validated=at), None
+    feed.seek(at, found.facts["position"])
+    return run, Progress(**found.facts["progress"]), found.facts["log"]
+
+
+def _check(on_nonfinite: str, on_save_error: str, validate: Any, best: Any, patience: Any) -> None:
+    choices = {"on_nonfinite": ("stop", "skip", "explain"), "on_save_error": ("stop", "continue")}
+    given = {"on_nonfinite": on_nonfinite, "on_save_error": on_save_error}
+    for name, value in given.items():
+        if value not in choices[name]:
+            raise ValueError(f"{name} must be one of {', '.join(choices[name])}, got {value!r}")
+    if best is not None and (not isinstance(best, Best) or validate is None):
+        raise ValueError(
+            f"best needs validate, and to be fn.highest(name) or fn.lowest(name), got {best!r}"
+        )
+    if patience is not None:
+        count("patience", patience)
+        if best is None:
+            raise ValueError("patience needs best, to know which validation is better")
 
 
 def _last_step(batches: Batches | Source, epochs: float | None, steps: int | None) -> int:
@@ -122,36 +198,5 @@ def _interval(batches: Batches | Source, stop: int, validate: Any, every: int | 
     if every is not None:
         count("validate_every", every)
     if validate is None:
-        return stop
-    return every or (batches.steps(1) if isinstance(batches, Batches) else stop)
-
-
-def _targets(at: int, stop: int, every: int) -> list[int]:
-    """The steps to pause at: each multiple of `every`, and the last."""
-    return [*range((at // every + 1) * every, stop, every), stop]
-
-
-def _epoch(batches: Batches | Source, step: int) -> float | None:
-    return step * batches.size / batches.examples if isinstance(batches, Batches) else None
-
-
-def _refusal(step: Step, run: Run, batches: Batches | Source, chunk: Chunk) -> ValueError:
-    """The error of a refused step, which is taken once more without jit to see what is wrong."""
-    at = chunk.start + chunk.steps - 1
-    numbers = values(summed(jax.tree.map(lambda x: x[-1:], chunk.metrics)))
-    bad = [f"{name} is {value}" for name, value in numbers.items() if not np.isfinite(value).all()]
-    what = ", ".join(bad) or "it returned a run whose step is no later (return run.next(...))"
-    cause = _replayed(step, run, batches[at])
-    because = f", because {cause}" if cause else ""
-    error = ValueError(f"step {at} was refused: {what}{because}")
-    error.__cause__ = cause
-    return error
-
-
-def _replayed(step: Step, run: Run, batch: Mapping[str, Any]) -> Exception | None:
-    """What an eager step raises, where labels and ids are checked by value."""
-    try:
-        step(run, jax.tree.map(jnp.asarray, dict(batch)))
-    except Exception as error:  # whatever it is, it must not hide the refusal
-        return error if isinstance(error, ValueError | TypeError) else None
-    return None
+        return max(stop, 1)
+    return every or (batches.steps(1) if isinstance(batches, Batches) else max(stop, 1))

@@ -6,18 +6,20 @@ fusing. The program stops before the first step after one that was refused, so t
 back is the run before the trouble.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funnet.compiling import STEP, quick_jit
-from funnet.data.batches import Batches
+from funnet.train.feed import Feed
 from funnet.train.run import Run
 from funnet.train.step import Step
+from funnet.train.stops import wait
 
 ROWS = 512  # steps that one dispatch can take
 SECONDS = 0.25  # that it should take: long enough to cost nothing, short enough to watch
@@ -25,89 +27,57 @@ STREAMED = 64 * 2**20  # bytes of batches that travel at once when the data stay
 RESIDENT = 4 * 2**30  # bytes of data that are kept on a device that does not tell its memory
 
 
-class Source(Protocol):
-    """Anything that gives the batch of a step: `source[step]`, a dict of arrays."""
-
-    def __getitem__(self, step: int, /) -> dict[str, Any]:
-        """The batch of a step."""
-        ...
-
-
 class Chunk(NamedTuple):
-    """Some steps taken in one dispatch: their metrics, with a leading axis of steps."""
+    """Some steps tried in one dispatch: their metrics, with a leading axis of steps."""
 
     start: int
-    steps: int
     metrics: dict[str, Any]
-    refused: bool  # the last of the steps was not taken
+    refused: np.ndarray  # (steps,) bool: which of them were not taken
+
+    @property
+    def end(self) -> int:
+        """The step after the last one that was tried."""
+        return self.start + len(self.refused)
 
 
-@quick_jit(STEP, static_argnums=(0, 1, 2), donate_argnums=3)
+@quick_jit(STEP, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def _advance(
-    step: Step, fetch: Callable, most: int, run: Run, source: Any, rows: Any, stop: jax.Array
-) -> tuple[Run, Any, jax.Array]:
+    step: Step,
+    fetch: Callable,
+    most: int,
+    skip: bool,
+    run: Run,
+    source: Any,
+    rows: Any,
+    stop: jax.Array,
+) -> tuple[Run, Any, tuple[jax.Array, jax.Array]]:
     """Steps from `run.step` on, until `stop` of them (at most `most`) are tried, or one is refused.
 
-    Gives the run, the metrics of each step tried, and three numbers: the first step, how many were
-    tried, and the step reached.
+    With `skip` a refused step counts as taken, and the next one is tried. Gives the run, the
+    metrics of each step tried, which were refused, and how many were tried.
     """
-    start, step = run.step, jax.jit(step)  # jitted, so that it is traced once for both uses below
+    step = jax.jit(step)  # so that it is traced once for both uses below
     given = jax.eval_shape(lambda run: step(run, fetch(source, rows, jnp.int32(0))), run)
     if not isinstance(given, tuple) or len(given) != 2:
         raise TypeError(f"a step must return (run, metrics), it returned {type(given).__name__}")
-    shapes = given[1]
-    blank = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), shapes)
+    blank = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), given[1])
 
     def going(carry: tuple) -> jax.Array:
-        run, _, tried = carry
-        return (tried < stop) & (run.step == start + tried)
+        _, _, refused, tried = carry
+        return (tried < stop) & (skip | ~refused[jnp.maximum(tried - 1, 0)])
 
     def body(carry: tuple) -> tuple:
-        run, metrics, tried = carry
+        run, metrics, refused, tried = carry
+        next_step = run.step + 1
         run, found = step(run, fetch(source, rows, tried))
+        refused = refused.at[tried].set(run.step != next_step)
+        run = dataclasses.replace(run, step=next_step) if skip else run
         metrics = jax.tree.map(lambda all, one: all.at[tried].set(one), metrics, found)
-        return run, metrics, tried + 1
+        return run, metrics, refused, tried + 1
 
-    run, metrics, tried = jax.lax.while_loop(going, body, (run, blank, jnp.int32(0)))
-    return run, metrics, jnp.stack([start, tried, run.step])
-
-
-def _resident(source: dict[str, jax.Array], rows: jax.Array, i: jax.Array) -> dict[str, jax.Array]:
-    return {"id": rows[i], **{name: array[rows[i]] for name, array in source.items()}}
-
-
-def _streamed(source: dict[str, jax.Array], rows: None, i: jax.Array) -> dict[str, jax.Array]:
-    return {name: array[i] for name, array in source.items()}
-
-
-class Feed:
-    """Hands the device what some steps need: row numbers where the data lives there, else rows."""
-
-    def __init__(self, batches: Batches | Source, resident: bool | None = None):
-        self.batches, self.data = batches, None
-        if isinstance(batches, Batches) and (_fits(batches) if resident is None else resident):
-            self.data, self.fetch, self.most = jax.device_put(batches.data), _resident, ROWS
-        else:
-            size = sum(np.asarray(x).nbytes for x in batches[0].values())
-            self.fetch, self.most = _streamed, min(max(STREAMED // max(size, 1), 1), ROWS)
-
-    def take(self, step: int, steps: int) -> tuple[Any, Any]:
-        """Source and rows of some steps, padded to the number that the program is compiled for."""
-        pad = self.most - steps
-        if self.data is not None and isinstance(self.batches, Batches):
-            return self.data, np.pad(self.batches.rows(step, steps), ((0, pad), (0, 0)))
-        each = [self.batches[i] for i in range(step, step + steps)]
-        stacked = {name: np.stack([np.asarray(batch[name]) for batch in each]) for name in each[0]}
-        return {
-            n: np.pad(x, ((0, pad), *[(0, 0)] * (x.ndim - 1))) for n, x in stacked.items()
-        }, None
-
-
-def _fits(batches: Batches) -> bool:
-    """Whether the data takes at most a quarter of the device's memory."""
-    size = sum(array.nbytes for array in batches.data.values())
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return size <= stats.get("bytes_limit", 4 * RESIDENT) / 4
+    begin = (run, blank, jnp.zeros(most, bool), jnp.int32(0))
+    run, metrics, refused, tried = jax.lax.while_loop(going, body, begin)
+    return run, metrics, (refused, tried)
 
 
 def copied(run: Run) -> Run:
@@ -123,10 +93,13 @@ def with_run(error: BaseException, run: Run) -> BaseException:
     return error
 
 
-def advance(step: Step, run: Run, feed: Feed, stop: int, fuse: int | None) -> Iterator[tuple]:
+def advance(
+    step: Step, run: Run, feed: Feed, stop: int, fuse: int | None, skip: bool = False
+) -> Iterator[tuple[Run, Chunk]]:
     """Takes steps until `run.step` is `stop`; yields `(run, chunk)` after each dispatch.
 
     The run that is yielded is lent until the next one is asked for, which donates its buffers.
+    With `skip` refused steps are passed over, else the first one is the last.
     """
     at, steps, rate = int(run.step), 1, 0.0
     while at < stop:
@@ -135,12 +108,15 @@ def advance(step: Step, run: Run, feed: Feed, stop: int, fuse: int | None) -> It
         source, rows = feed.take(at, steps)
         begun, many = time.perf_counter(), np.int32(steps)
         try:
-            run, metrics, where = _advance(step, feed.fetch, feed.most, run, source, rows, many)
-            start, tried, reached = np.asarray(where).tolist()
+            run, metrics, (refused, tried) = _advance(
+                step, feed.fetch, feed.most, skip, run, source, rows, many
+            )
+            wait(tried)
         except KeyboardInterrupt as interrupt:
             raise with_run(interrupt, run) from None
-        rate, at = steps / max(time.perf_counter() - begun, 1e-9), reached
-        taken = jax.tree.map(lambda x, n=tried: np.asarray(x)[:n], metrics)
-        yield run, Chunk(start, tried, taken, refused := reached != start + tried)
-        if refused:
+        rate, count = steps / max(time.perf_counter() - begun, 1e-9), int(tried)
+        taken = jax.tree.map(lambda x, n=count: np.asarray(x)[:n], metrics)
+        yield run, (chunk := Chunk(at, taken, np.asarray(refused)[:count]))
+        at = chunk.end
+        if chunk.refused[-1] and not skip:
             return

@@ -2,13 +2,12 @@
 
 Leaves are stored under their dotted paths in the safetensors format, which holds numbers and
 nothing that could run. A file is written under another name, flushed to disk, and renamed into
-place: a reader finds the old file or the new one, never half of either.
+place: a reader finds the old file or the new one, never half of either. It carries a digest of
+its numbers, which the format itself does not protect.
 """
 
-import contextlib
-import os
-import uuid
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from funnet.select import nest
+from funnet.store.durable import replacing
 
 Tree = Any
 
@@ -40,14 +40,10 @@ def save(path: str | Path, tree: Tree) -> None:
     >>> load(file)["head"]["bias"].shape
     (3,)
     """
-    path, leaves = Path(path), _named(tree)
-    arrays = {name: _storable(name, leaf) for name, leaf in leaves.items()}
+    path, arrays = Path(path), on_host(tree)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as temporary:
-        try:
-            save_file(arrays, temporary)
-        except SafetensorError as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
+    with replacing(path) as temporary:
+        write(Path(temporary), arrays, {_DIGEST: digest(arrays)})
 
 
 def load(path: str | Path, like: Tree = None) -> Tree:
@@ -63,17 +59,36 @@ def load(path: str | Path, like: Tree = None) -> Tree:
         ValueError: if the file is damaged, or its names, shapes or dtypes are not those of `like`:
             all that are missing, surplus or misshapen are listed.
     """
-    stored = _read(Path(path))
+    stored = read(Path(path))
     if like is None:
         return nest({name: _device(name, array) for name, array in stored.items()})
-    _, structure = jax.tree.flatten(like)
-    wanted = _named(like)
-    _compare(Path(path), stored, wanted)
-    leaves = [_restored(name, stored[name], leaf) for name, leaf in wanted.items()]
-    return structure.unflatten(leaves)
+    if differences := compare(stored, named(like)):
+        what = "; ".join(differences)
+        raise ValueError(f"{path} does not match the tree that is asked for; {what}")
+    return rebuilt(stored, like)
 
 
-def _named(tree: Tree) -> dict[str, Any]:
+def on_host(tree: Tree) -> dict[str, np.ndarray]:
+    """The leaves by dotted path as NumPy arrays that a file can hold.
+
+    Raises:
+        TypeError: if a leaf is no array of numbers.
+    """
+    return {name: _storable(name, leaf) for name, leaf in named(tree).items()}
+
+
+def rebuilt(stored: Mapping[str, np.ndarray], like: Tree) -> Tree:
+    """The tree of the structure of `like` whose leaves are stored."""
+    leaves = [_restored(name, stored[name], leaf) for name, leaf in named(like).items()]
+    return jax.tree.structure(like).unflatten(leaves)
+
+
+def kinds(tree: Tree) -> dict[str, str]:
+    """The dtype and shape in which each leaf is stored, by dotted path: `float32[3, 4]`."""
+    return {name: _kind(_plain(leaf)) for name, leaf in named(tree).items()}
+
+
+def named(tree: Tree) -> dict[str, Any]:
     """The leaves by dotted path, in the order in which the tree is flattened."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     named = {".".join(_word(part) for part in path) or "value": leaf for path, leaf in leaves}
@@ -101,46 +116,52 @@ def _storable(name: str, leaf: Any) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(array.shape)
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[str]:
-    """A new file beside `path` that takes its place if the block ends well, else vanishes."""
-    temporary = str(path.with_name(f".{path.name}.{uuid.uuid4().hex}.part"))
+def write(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]) -> None:
+    """A safetensors file of arrays by name, not yet flushed to disk.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     try:
-        open(temporary, "xb").close()
-        usual = os.stat(temporary).st_mode  # safetensors would keep the file from others
-        yield temporary
-        os.chmod(temporary, usual)
-        _flush(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _flush(path.parent)
+        save_file(dict(arrays), path, dict(facts))
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
-def _flush(path: str | Path) -> None:
-    """Makes sure that a file, or the names in a folder, have reached the disk."""
-    if os.name == "nt" and Path(path).is_dir():
-        return  # folders cannot be opened there
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def read(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in a safetensors file by name.
 
-
-def _read(path: Path) -> dict[str, np.ndarray]:
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} to load")
     try:
         with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            sealed = (file.metadata() or {}).get(_DIGEST)
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+    if sealed is not None and sealed != digest(arrays):
+        raise ValueError(f"{path} is damaged: its numbers are not those that were written")
+    return arrays
 
 
-def _compare(path: Path, stored: dict[str, np.ndarray], wanted: dict[str, Any]) -> None:
+_DIGEST = "funnet.sha256"  # where a file of ours keeps it; a file of others has none
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """The SHA-256 of arrays by name, and of their dtypes and shapes."""
+    found = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        found.update(f"{name}\0{_kind(array)}\0".encode())
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return found.hexdigest()
+
+
+def compare(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """How what is stored differs from the leaves that are asked for, both by dotted path."""
     missing = [name for name in wanted if name not in stored]
     surplus = [name for name in stored if name not in wanted]
     misshapen = [
@@ -149,9 +170,7 @@ def _compare(path: Path, stored: dict[str, np.ndarray], wanted: dict[str, Any]) 
         if name in stored and _kind(stored[name]) != _kind(_plain(leaf))
     ]
     found = {"missing": missing, "surplus": surplus, "misshapen": misshapen}
-    if any(found.values()):
-        lines = [f"{what}: {', '.join(names)}" for what, names in found.items() if names]
-        raise ValueError(f"{path} does not match the tree that is asked for; " + "; ".join(lines))
+    return [f"{what}: {', '.join(names)}" for what, names in found.items() if names]
 
 
 def _kind(x: Any) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import funnet as fn
-from funnet.train import checkpoint
+from funnet.store import tensors
 
 OLD, NEW = {"it": np.zeros(50_000, np.float32)}, {"it": np.ones(50_000, np.float32)}
 FAILURES = [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryError()]
@@ -18,7 +18,7 @@ FAILURES = [OSError(28, "No space left on device"), KeyboardInterrupt(), MemoryE
 def half_written(error):
     """Writes half a file, then fails."""
 
-    def write(arrays, path):
+    def write(arrays, path, facts):
         with open(path, "wb") as file:
             file.write(b"half" * 100)
         raise error
@@ -34,7 +34,7 @@ def failing(error):
 
 
 PLACES = {
-    "writing": lambda patch, error: patch.setattr(checkpoint, "save_file", half_written(error)),
+    "writing": lambda patch, error: patch.setattr(tensors, "save_file", half_written(error)),
     "flushing": lambda patch, error: patch.setattr(os, "fsync", failing(error)),
     "renaming": lambda patch, error: patch.setattr(os, "replace", failing(error)),
 }

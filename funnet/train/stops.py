@@ -1,0 +1,56 @@
+"""Ctrl-C and SIGTERM while a training runs: the first one asks it to stop, a second Ctrl-C does."""
+
+import contextlib
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import jax
+
+
+class Stops:
+    """While entered, remembers a signal instead of letting it end the process.
+
+    Handlers that are not Python's usual ones, and threads that may set none, are left alone.
+    """
+
+    def __init__(self) -> None:
+        self.asked: signal.Signals | None = None
+        self.at_once = False  # a second Ctrl-C came
+        self._usual: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Stops":
+        usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in usual.items():
+                if signal.getsignal(number) == handler:
+                    self._usual[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._usual.items():
+            signal.signal(number, handler)
+        self._usual = {}
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None and number == signal.SIGINT:
+            self.at_once = True
+            raise KeyboardInterrupt
+        self.asked = signal.Signals(number)
+
+    def error(self) -> BaseException:
+        """What ends the training that was asked to stop, as the signal would have ended it."""
+        if self.asked == signal.SIGTERM:
+            return SystemExit(128 + signal.SIGTERM)
+        return KeyboardInterrupt()
+
+
+def wait(array: jax.Array) -> None:
+    """Waits for an array in Python, where a signal is seen, not inside XLA, where none is."""
+    pause = 1e-5
+    with contextlib.suppress(AttributeError):  # an array of another kind is waited for by its use
+        while not array.is_ready():
+            time.sleep(pause)
+            pause = min(pause * 2, 2e-3)
