@@ -18,6 +18,7 @@ from funnet import interop as interop
 from funnet import losses as losses
 from funnet import metrics as metrics
 from funnet import models as models
+from funnet import optim as optim
 from funnet.layers.attention import attention as attention
 from funnet.layers.batch_norm import batch_norm as batch_norm
 from funnet.layers.conv import conv as conv
@@ -60,6 +61,7 @@ from funnet.layers.reparametrise import weight_norm as weight_norm
 from funnet.layers.sequence import sequence_mask as sequence_mask
 from funnet.lift import remat as remat
 from funnet.lift import repeat as repeat
+from funnet.mixed import mixed as mixed
 from funnet.model import Model as Model
 from funnet.scope import Scope as Scope
 from funnet.scope import layer as layer

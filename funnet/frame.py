@@ -12,11 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import get_opaque_trace_state
 
 from funnet.describe import abstract, describe
 from funnet.draw import Record
-from funnet.select import Path, Turns, picks, turned
+from funnet.select import Path, Turns, picks, shifts_or_scales, turned
 
 
 @dataclasses.dataclass
@@ -36,6 +37,7 @@ class Frame:
 
     key: jax.Array | None = None
     train: bool = False
+    dtype: Any = None  # that layers compute in, where it is not their input's
     building: bool = False  # initialising: collect records, compute nothing
     taps: tuple[str, ...] = ()
     patches: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
@@ -55,6 +57,23 @@ class Frame:
         fresh = {"trace": get_opaque_trace_state(), "updates": {}, "activations": {}}
         drawn = Counter() if turns else self.drawn
         return dataclasses.replace(self, key=key, turns=self.turns + turns, drawn=drawn, **fresh)
+
+    def draw(self, path: Path) -> str:
+        """The name of the next key that the layer at `path` draws."""
+        self.drawn[path] += 1
+        return ".".join((*path, f"#{self.drawn[path] - 1}"))
+
+    def cast(self, tree: Any) -> Any:
+        """The floating arrays of a tree in the dtype that layers compute in."""
+        return tree if self.dtype is None else jax.tree.map(self._cast, tree)
+
+    def handed(self, name: str, value: Any) -> Any:
+        """A parameter as a layer gets it; biases and scales stay as they are stored."""
+        return value if self.dtype is None or shifts_or_scales(name) else self._cast(value)
+
+    def _cast(self, x: Any) -> Any:
+        wanted = isinstance(x, jax.Array | np.ndarray) and jnp.issubdtype(x.dtype, jnp.floating)
+        return x.astype(self.dtype) if wanted else x
 
     def wants(self, path: Path) -> bool:
         """Whether some tap asks for the output of the layer at `path`."""

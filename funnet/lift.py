@@ -45,6 +45,7 @@ def repeat(layer: Layer, n: int) -> Layer:
     def repeated(p: Scope, x: Any, *args: Any, **settings: Any) -> Any:
         params, state, key, inside = p.block(stacked=True)
         base = p.key() if key is not None and p.at_home else None
+        x = p.frame.cast(x)
 
         def turn(x: Any, given: tuple) -> tuple[Any, tuple]:
             index, params, state = given

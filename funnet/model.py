@@ -8,7 +8,7 @@ import jax
 from funnet.describe import on_device, split_arrays
 from funnet.draw import Record, draw, shapes
 from funnet.frame import Frame
-from funnet.keys import checked_key
+from funnet.keys import checked_key, row_key
 from funnet.scope import Scope
 from funnet.select import patterns, picks, replaced, unmatched
 from funnet.summary import Summary, summarise
@@ -144,6 +144,6 @@ class Model:
                     f"{name} must be a dict of arrays, got {type(tree).__name__}: "
                     "write params, state = model.init(key, x), then model.apply(params, state, x)"
                 )
-        frame.key = None if key is None else checked_key(key)
+        frame.key = None if key is None else row_key(key)
         inputs, more = on_device((inputs, more))
         return self.layer(Scope(frame, (), params, state), *inputs, **self.settings, **more)

@@ -75,7 +75,7 @@ class Scope:
             value = function(self, value)
             if (got := np.shape(value)) != tuple(shape):
                 raise ValueError(f"{self._where(name)} is wrapped to shape {got}, expected {shape}")
-        return value
+        return self.frame.handed(name, value)
 
     def wrapped(self, name: str, function: Callable[["Scope", Any], Any]) -> "Scope":
         """This place, where the layer gets `function(p, value)` for its parameter called `name`.
@@ -111,7 +111,7 @@ class Scope:
             self.frame.updates[path] = new.astype(stored.dtype)
 
     def key(self) -> jax.Array:
-        """A PRNG key of this path's own, another at each call.
+        """A PRNG key of this path's own, another at each call; it draws row by row (`row_key`).
 
         Raises:
             ValueError: if the model was called without a key.
@@ -124,9 +124,7 @@ class Scope:
                 f"{self._who()} draws random numbers, and no key was given: "
                 "pass key=jax.random.key(0) to model.apply (or call it with train=False)"
             )
-        count = self.frame.drawn[self.path]
-        self.frame.drawn[self.path] += 1
-        return named_key(self.frame.key, ".".join((*self.path, f"#{count}")))
+        return named_key(self.frame.key, self.frame.draw(self.path))
 
     def block(self, *, stacked: bool) -> tuple[Any, Any, jax.Array | None, Callable[..., "Scope"]]:
         """For lifts: this place's trees and key, and a function that opens it in its own frame."""
@@ -241,7 +239,8 @@ def layer(function: LayerFunction[Settings, Result]) -> LayerFunction[Settings, 
 
 def _placed(function: Callable, p: Scope, args: tuple, settings: dict) -> Any:
     frame, name, outer = p.frame, function.__name__, p.frame.place
-    p.layer, p.given, frame.place = name, describe((args, settings)), p.path
+    args, settings = given = frame.cast((args, settings))
+    p.layer, p.given, frame.place = name, describe(given), p.path
     place = frame.places.setdefault(p.path, Place(len(frame.places), p.path, name, frame.turns))
     try:
         inner = p.path[len(outer) :] if p.path[: len(outer)] == outer else p.path

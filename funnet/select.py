@@ -52,6 +52,15 @@ def unmatched(pattern: str, paths: Iterable[str]) -> str:
     return f"the pattern {pattern!r} matches nothing; the nearest paths are: {', '.join(near)}"
 
 
+def shifts_or_scales(name: str) -> bool:
+    """Whether a parameter's name says that it is added or scales, as biases and norms' scales do.
+
+    >>> [shifts_or_scales(name) for name in ("bias", "hidden_bias", "scale", "kernel", "table")]
+    [True, True, True, False, False]
+    """
+    return name.rpartition("_")[2] in ("bias", "scale")
+
+
 def flatten(tree: Any, prefix: tuple[str, ...] = ()) -> dict[str, Any]:
     """The leaves of nested dicts by dotted path: `{"a": {"b": 1}}` is `{"a.b": 1}`."""
     if not isinstance(tree, dict):

@@ -1,4 +1,8 @@
-"""Noise while training: elements, channels or whole examples dropped, or numbers added."""
+"""Noise while training: elements, channels or whole examples dropped, or numbers added.
+
+What a row of the first axis draws is its own (see `funnet.keys`): it does not depend on how many
+rows there are, and with time on the second axis not on how much padding.
+"""
 
 import math
 

@@ -86,18 +86,12 @@ def stacked(layer: Layer, depth: int, rate: float = 0.0) -> Layer:
         _, states = parted("initial", initial, names)
         for name, state in zip(names, states, strict=True):
             if lasts and rate:
-                x = step_dropout(p[f"dropout{len(lasts)}"], x, rate)
+                x = dropout(p[f"dropout{len(lasts)}"], x, rate)
             x, last = layer(p[name], x, hidden, initial=state, **settings)
             lasts.append(last)
         return x, tuple(lasts)
 
     return _named(f"stacked({_name(layer)}, {depth})", stack)
-
-
-@placed
-def step_dropout(p: Scope, x: jax.Array, rate: float) -> jax.Array:
-    """Dropout of (N, T, C) drawn time first: what a step draws is the same with any padding."""
-    return dropout(p, x.swapaxes(0, 1), rate).swapaxes(0, 1)
 
 
 def _name(layer: Layer) -> str:

@@ -8,7 +8,7 @@ from funnet.layers.dropout import dropout
 from funnet.layers.embed import embed
 from funnet.layers.linear import dense
 from funnet.layers.recurrent import lstm
-from funnet.layers.recurrent_lifts import bidirectional, stacked, step_dropout
+from funnet.layers.recurrent_lifts import bidirectional, stacked
 from funnet.scope import Scope, layer
 
 
@@ -63,9 +63,9 @@ def lstm_tagger(
     Reference: Huang, Xu and Yu 2015, https://arxiv.org/abs/1508.01991
     """
     outputs, _ = _encoded(p, ids, vocab, width, depth, lengths, rate)
-    return dense(p["head"], step_dropout(p["out"], outputs, rate), tags)
+    return dense(p["head"], dropout(p["out"], outputs, rate), tags)
 
 
 def _encoded(p: Scope, ids, vocab: int, width: int, depth: int, lengths, rate: float):
-    x = step_dropout(p["dropout"], embed(p["tokens"], ids, vocab, width), rate)
+    x = dropout(p["dropout"], embed(p["tokens"], ids, vocab, width), rate)
     return stacked(bidirectional(lstm), depth, rate)(p["lstm"], x, width, lengths=lengths)

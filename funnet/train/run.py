@@ -44,14 +44,14 @@ class Run:
 
         Args:
             model: what to train.
-            optimizer: an optax optimizer.
+            optimizer: an optax optimizer, or one of `fn.optim`.
             *inputs: the model's inputs, of which only shape and dtype matter.
             seed: a non-negative int, or an array of one.
             **more: further inputs and settings of the model, by name.
 
         Raises:
             TypeError: if the seed is no integer.
-            ValueError: if it is not in 0..2**32-1.
+            ValueError: if it is not in 0..2**32-1, or a pattern of the optimizer matches nothing.
         """
         checks.seed(seed)
         return _start(model.records(*inputs, **more), optimizer, jnp.asarray(seed, jnp.uint32))
@@ -72,4 +72,6 @@ def _start(
     seed: jax.Array,
 ) -> Run:
     params, state = draw(records, named_key(jax.random.key(seed), "init"))
-    return Run(params, state, optimizer.init(params), jnp.int32(0), seed)
+    with jax.numpy_dtype_promotion("standard"):  # which optax counts on
+        kept = optimizer.init(params)
+    return Run(params, state, kept, jnp.int32(0), seed)

@@ -134,7 +134,7 @@ def test_the_objective_is_told_that_it_trains_and_given_the_step_s_key():
 
     run = dataclasses.replace(scalar_run(1.0), step=jnp.int32(12))
     found = told_by(objective, run)["key"]
-    np.testing.assert_array_equal(found, jax.random.key_data(run.key()))
+    np.testing.assert_array_equal(found[:2], jax.random.key_data(run.key()))
     assert set(told) == {True}
 
 
