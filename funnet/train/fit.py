@@ -13,8 +13,9 @@ import numpy as np
 from funnet.checks import count
 from funnet.data.batches import Batches
 from funnet.train.checkpoint import save
+from funnet.train.feed import Feed, Source
 from funnet.train.log import Log, summed, values
-from funnet.train.loop import Chunk, Feed, Source, advance, copied, with_run
+from funnet.train.loop import Chunk, advance, copied, with_run
 from funnet.train.run import Run
 from funnet.train.step import Step
 
@@ -67,10 +68,12 @@ def fit(
     run = copied(run)  # the caller's stays valid; this one is donated step by step
     if at >= stop:
         return run
-    feed = Feed(batches)
     place = Path(folder) if folder is not None else None
     targets = _targets(at, stop, _interval(batches, stop, validate, validate_every))
-    with Log(place, at, stop, every=log_every, progress=progress) as log:
+    with (
+        Feed(batches, stop) as feed,
+        Log(place, at, stop, every=log_every, progress=progress) as log,
+    ):
         try:
             for target in targets:
                 for run, chunk in advance(step, run, feed, target, fuse):  # noqa: B020
@@ -79,7 +82,7 @@ def fit(
                         chunk.start, taken, chunk.metrics, _epoch(batches, chunk.start + taken)
                     )
                     if chunk.refused:
-                        raise _refusal(step, run, batches, chunk)
+                        raise _refusal(step, run, feed, chunk)
                 if validate is not None:  # of a copy, which may be kept
                     log.entry(target, "validation", validate(copied(run)))
         except BaseException as error:
@@ -135,13 +138,13 @@ def _epoch(batches: Batches | Source, step: int) -> float | None:
     return step * batches.size / batches.examples if isinstance(batches, Batches) else None
 
 
-def _refusal(step: Step, run: Run, batches: Batches | Source, chunk: Chunk) -> ValueError:
+def _refusal(step: Step, run: Run, feed: Feed, chunk: Chunk) -> ValueError:
     """The error of a refused step, which is taken once more without jit to see what is wrong."""
     at = chunk.start + chunk.steps - 1
     numbers = values(summed(jax.tree.map(lambda x: x[-1:], chunk.metrics)))
     bad = [f"{name} is {value}" for name, value in numbers.items() if not np.isfinite(value).all()]
     what = ", ".join(bad) or "it returned a run whose step is no later (return run.next(...))"
-    cause = _replayed(step, run, batches[at])
+    cause = _replayed(step, run, feed.batch(at))
     because = f", because {cause}" if cause else ""
     error = ValueError(f"step {at} was refused: {what}{because}")
     error.__cause__ = cause

@@ -1,6 +1,6 @@
 """The loop: many steps in one dispatch, with the run left whole whatever happens.
 
-One compiled program takes up to `ROWS` steps; how many is an argument, so there is one compilation
+One compiled program takes up to `most` steps; how many is an argument, so there is one compilation
 however a training is cut, and the same machine code runs each step: results do not depend on the
 fusing. The program stops before the first step after one that was refused, so the run that comes
 back is the run before the trouble.
@@ -8,29 +8,18 @@ back is the run before the trouble.
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funnet.compiling import STEP, quick_jit
-from funnet.data.batches import Batches
+from funnet.train.feed import Feed
 from funnet.train.run import Run
 from funnet.train.step import Step
 
-ROWS = 512  # steps that one dispatch can take
 SECONDS = 0.25  # that it should take: long enough to cost nothing, short enough to watch
-STREAMED = 64 * 2**20  # bytes of batches that travel at once when the data stays on the host
-RESIDENT = 4 * 2**30  # bytes of data that are kept on a device that does not tell its memory
-
-
-class Source(Protocol):
-    """Anything that gives the batch of a step: `source[step]`, a dict of arrays."""
-
-    def __getitem__(self, step: int, /) -> dict[str, Any]:
-        """The batch of a step."""
-        ...
 
 
 class Chunk(NamedTuple):
@@ -72,44 +61,6 @@ def _advance(
     return run, metrics, jnp.stack([start, tried, run.step])
 
 
-def _resident(source: dict[str, jax.Array], rows: jax.Array, i: jax.Array) -> dict[str, jax.Array]:
-    return {"id": rows[i], **{name: array[rows[i]] for name, array in source.items()}}
-
-
-def _streamed(source: dict[str, jax.Array], rows: None, i: jax.Array) -> dict[str, jax.Array]:
-    return {name: array[i] for name, array in source.items()}
-
-
-class Feed:
-    """Hands the device what some steps need: row numbers where the data lives there, else rows."""
-
-    def __init__(self, batches: Batches | Source, resident: bool | None = None):
-        self.batches, self.data = batches, None
-        if isinstance(batches, Batches) and (_fits(batches) if resident is None else resident):
-            self.data, self.fetch, self.most = jax.device_put(batches.data), _resident, ROWS
-        else:
-            size = sum(np.asarray(x).nbytes for x in batches[0].values())
-            self.fetch, self.most = _streamed, min(max(STREAMED // max(size, 1), 1), ROWS)
-
-    def take(self, step: int, steps: int) -> tuple[Any, Any]:
-        """Source and rows of some steps, padded to the number that the program is compiled for."""
-        pad = self.most - steps
-        if self.data is not None and isinstance(self.batches, Batches):
-            return self.data, np.pad(self.batches.rows(step, steps), ((0, pad), (0, 0)))
-        each = [self.batches[i] for i in range(step, step + steps)]
-        stacked = {name: np.stack([np.asarray(batch[name]) for batch in each]) for name in each[0]}
-        return {
-            n: np.pad(x, ((0, pad), *[(0, 0)] * (x.ndim - 1))) for n, x in stacked.items()
-        }, None
-
-
-def _fits(batches: Batches) -> bool:
-    """Whether the data takes at most a quarter of the device's memory."""
-    size = sum(array.nbytes for array in batches.data.values())
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return size <= stats.get("bytes_limit", 4 * RESIDENT) / 4
-
-
 def copied(run: Run) -> Run:
     """The run in buffers of its own; a transfer, where `jnp.copy` would compile for each shape."""
     return jax.device_put(run, may_alias=False)
@@ -131,8 +82,7 @@ def advance(step: Step, run: Run, feed: Feed, stop: int, fuse: int | None) -> It
     at, steps, rate = int(run.step), 1, 0.0
     while at < stop:
         steps = fuse or max(min(steps * 4, int(rate * SECONDS)), 1)
-        steps = min(steps, feed.most, stop - at)
-        source, rows = feed.take(at, steps)
+        source, rows, steps = feed.take(at, min(steps, stop - at))
         begun, many = time.perf_counter(), np.int32(steps)
         try:
             run, metrics, where = _advance(step, feed.fetch, feed.most, run, source, rows, many)
