@@ -83,13 +83,15 @@ class Reader:
         """The block that holds step `next`, and how many steps to take of it, at most `steps`."""
         patience = time.monotonic() + PATIENCE
         with self._changed:
+            if self.closed:
+                raise ValueError("the feed is closed: open another, with Feed(batches, stop)")
             self._forget()
             while not self._enough(steps):
                 left = patience - time.monotonic()
                 if left <= 0 and self._there():
                     break
-                if self.closed or (self.failure and not self._there()):
-                    raise self.failure or ValueError("these batches are read no longer")
+                if self.failure is not None and not self._there():
+                    raise self.failure
                 self._changed.wait(left if left > 0 else GLANCE)
             block = self._blocks[0]
             steps, block.complete = min(steps, self._there()), True
