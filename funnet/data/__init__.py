@@ -3,6 +3,9 @@
 from funnet.data import augment as augment
 from funnet.data.batches import Batches as Batches
 from funnet.data.batches import batches as batches
+from funnet.data.buckets import Bucketed as Bucketed
+from funnet.data.buckets import bucketed as bucketed
+from funnet.data.from_grain import from_grain as from_grain
 from funnet.data.sources import cifar10 as cifar10
 from funnet.data.sources import digits as digits
 from funnet.data.sources import fashion_mnist as fashion_mnist

@@ -26,7 +26,7 @@ Facts = dict[str, Any]
 
 def identity(step: Step, run: Run, batches: Batches | Source) -> Facts:
     """The facts that must agree for a checkpoint to be this training's, as JSON can hold them."""
-    batch = batches[0]
+    batch = _batch(batches, int(run.step))
     return {
         "leaves": kinds(run),
         "nodes": _nodes(run),
@@ -119,6 +119,16 @@ def _facts(what: str, stored: Any, given: Any) -> list[str]:
 
 def _changed(what: str, stored: Any, given: Any) -> str:
     return f"{what}: stored {stored}, given {given}"
+
+
+def _batch(batches: Batches | Source, at: int) -> Mapping[str, Any]:
+    """A batch to know shapes by; a source that keeps a position is left where it was."""
+    if not hasattr(batches, "position"):
+        return batches[0]
+    where = batches.position(at)  # type: ignore[union-attr]
+    batch = batches[at]
+    batches.seek(at, where)  # type: ignore[union-attr]
+    return batch
 
 
 def _data(batches: Batches | Source, batch: Mapping[str, Any]) -> Any:

@@ -1,6 +1,6 @@
 """The loop: many steps in one dispatch, with the run left whole whatever happens.
 
-One compiled program takes up to `ROWS` steps; how many is an argument, so there is one compilation
+One compiled program takes up to `most` steps; how many is an argument, so there is one compilation
 however a training is cut, and the same machine code runs each step: results do not depend on the
 fusing. The program stops before the first step after one that was refused, so the run that comes
 back is the run before the trouble.
@@ -21,10 +21,7 @@ from funnet.train.run import Run
 from funnet.train.step import Step
 from funnet.train.stops import wait
 
-ROWS = 512  # steps that one dispatch can take
 SECONDS = 0.25  # that it should take: long enough to cost nothing, short enough to watch
-STREAMED = 64 * 2**20  # bytes of batches that travel at once when the data stays on the host
-RESIDENT = 4 * 2**30  # bytes of data that are kept on a device that does not tell its memory
 
 
 class Chunk(NamedTuple):
@@ -104,8 +101,7 @@ def advance(
     at, steps, rate = int(run.step), 1, 0.0
     while at < stop:
         steps = fuse or max(min(steps * 4, int(rate * SECONDS)), 1)
-        steps = min(steps, feed.most, stop - at)
-        source, rows = feed.take(at, steps)
+        source, rows, steps = feed.take(at, min(steps, stop - at))
         begun, many = time.perf_counter(), np.int32(steps)
         try:
             run, metrics, (refused, tried) = _advance(

@@ -246,7 +246,7 @@ def failing_validation(error):
 
 
 FAILURES = {
-    "the source": (4, OSError, {"batches": Failing()}),
+    "the source": (5, OSError, {"batches": Failing()}),
     "validation": (4, ZeroDivisionError, failing_validation(ZeroDivisionError())),
     "Ctrl-C": (4, KeyboardInterrupt, failing_validation(KeyboardInterrupt())),
     "validation's numbers": (4, TypeError, {"validate": lambda run: 3}),
