@@ -61,10 +61,13 @@ from funnet.layers.sequence import sequence_mask as sequence_mask
 from funnet.lift import remat as remat
 from funnet.lift import repeat as repeat
 from funnet.model import Model as Model
+from funnet.report.page import report as report
+from funnet.report.tensorboard import tensorboard as tensorboard
 from funnet.scope import Scope as Scope
 from funnet.scope import layer as layer
 from funnet.train.checkpoint import load as load
 from funnet.train.checkpoint import save as save
+from funnet.train.environment import environment as environment
 from funnet.train.evaluate import evaluate as evaluate
 from funnet.train.evaluate import predict as predict
 from funnet.train.fit import fit as fit

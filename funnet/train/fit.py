@@ -30,7 +30,7 @@ def fit(
     validate_every: int | None = None,
     folder: str | Path | None = None,
     log_every: int = 100,
-    progress: bool = True,
+    progress: bool | None = None,
     fuse: int | None = None,
 ) -> Run:
     """Takes steps until the run has taken `steps` in all, and returns the run.
@@ -52,7 +52,7 @@ def fit(
         folder: the run's folder, made if missing; `metrics.jsonl` in it grows, and a training that
             ends in an exception leaves its run there as `interrupted.safetensors`.
         log_every: steps behind one line of `metrics.jsonl`.
-        progress: whether to print a line of progress to stderr.
+        progress: whether to print progress to stderr; by default yes, unless under pytest.
         fuse: steps in one dispatch; by default as many as take about a quarter of a second.
 
     Raises:
