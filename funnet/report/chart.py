@@ -40,7 +40,6 @@ class Series(NamedTuple):
     label: str
     style: str
     curve: Curve
-    told: bool  # whether its values are told under the pointer
 
 
 def chart(
@@ -56,15 +55,20 @@ def chart(
     """
     curves = {"train": train, "validation": validation}
     given = {kind: curve for kind, curve in curves.items() if curve is not None}
-    series = [s for kind, curve in given.items() for s in _series(kind, curve)]
+    series = [s for kind, curve in given.items() for s in _series(name, kind, curve)]
     share = is_share(name, *given.values())
     odd = sum(int((~np.isfinite(curve.values)).sum()) for curve in given.values())
     words = f"{odd:,} value{'s' * (odd != 1)} not finite, left out" if odd else ""
-    caption = element("figcaption", element("b", name.replace("_", " ")), *_legend(series))
+    title = element("b", name.replace("_", " "))
     foot = [element("p", words, class_="warning")] if words else []
     if not any(len(finite(s.curve).values) for s in series):
-        return element("figure", caption, element("p", "No finite values.", class_="empty"), *foot)
-    drawing = _drawing(name, series, share, per_epoch)
+        empty = element("p", "No finite values.", class_="empty")
+        return element("figure", element("figcaption", title), empty, *foot)
+    bottom = HEIGHT - BOTTOM
+    x, y = _steps_axis(series), _values_axis(name, series, share, bottom)
+    log = [element("span", "log scale", class_="legend")] if y.log else []
+    drawing = _drawing(name, series, share, per_epoch, x, y)
+    caption = element("figcaption", title, " ", *_legend(series), *log)
     return element("figure", caption, drawing, *foot)
 
 
@@ -74,12 +78,12 @@ def is_share(name: str, *curves: Curve) -> bool:
     return "accuracy" in name and bool(((values >= 0) & (values <= 1)).all())
 
 
-def _series(kind: str, curve: Curve) -> list[Series]:
+def _series(name: str, kind: str, curve: Curve) -> list[Series]:
     """A curve as it is drawn; a long one of training faint, with a smooth one over it."""
-    if kind == "validation" or len(curve.values) <= 20:
-        return [Series(kind, kind, thinned(curve), True)]
-    raw = Series("as logged", f"{kind} raw", thinned(curve), True)
-    return [raw, Series("train, smoothed", kind, thinned(smoothed(curve)), True)]
+    if kind == "validation" or len(curve.values) <= 20 or name == "learning_rate":
+        return [Series(kind, kind, thinned(curve))]
+    raw = Series("as logged", f"{kind} raw", thinned(curve))
+    return [raw, Series("train, smoothed", kind, smoothed(curve))]
 
 
 def _legend(series: list[Series]) -> list[Markup]:
@@ -87,16 +91,16 @@ def _legend(series: list[Series]) -> list[Markup]:
         element("span", element("i", class_=f"key {s.style}"), s.label, class_="legend")
         for s in reversed(series)
     ]
-    return [Markup(" "), *keys]
+    return keys
 
 
-def _drawing(name: str, series: list[Series], share: bool, per_epoch: float | None) -> Markup:
-    bottom = BOTTOM + (LINE if per_epoch else 0)
+def _drawing(
+    name: str, series: list[Series], share: bool, per_epoch: float | None, x: Axis, y: Axis
+) -> Markup:
     height = HEIGHT + (LINE if per_epoch else 0)
-    x, y = _steps_axis(series), _values_axis(name, series, height - bottom)
     parts = [*_grid(y, share), *_steps(x, y), *(_epochs(x, y, per_epoch) if per_epoch else [])]
-    for s in series:
-        parts += _line(s, x, y)
+    lines = [part for s in series for part in _line(s, x, y)]
+    parts.append(_window(lines, x, y))
     hover = {"x": [x.low, x.high, x.begin, x.end], "share": share, "series": _told(series)}
     return element(
         "svg",
@@ -117,17 +121,31 @@ def _steps_axis(series: list[Series]) -> Axis:
     return Axis(low, max(high, low + 1), LEFT, WIDTH - RIGHT)
 
 
-def _values_axis(name: str, series: list[Series], bottom: float) -> Axis:
-    """A logarithmic axis for positive numbers that span much, else a linear one with some air."""
+def _window(lines: list[Markup], x: Axis, y: Axis) -> Markup:
+    """Cuts off what lies outside the axes, but for the rims of points on the edge."""
+    box = (x.begin - 4, y.end - 4, x.end - x.begin + 8, y.begin - y.end + 5)
+    place = dict(zip(("x", "y", "width", "height"), map(_digits, box), strict=True))
+    return element("svg", *lines, class_="plot", viewBox=" ".join(place.values()), **place)
+
+
+def _values_axis(name: str, series: list[Series], share: bool, bottom: float) -> Axis:
+    """A logarithmic axis for positive numbers that span much, else a linear one with some air.
+
+    A share that has climbed far is shown where it stayed: its first tenth may be below the axis.
+    """
     values = np.concatenate([finite(s.curve).values for s in series])
     values = np.clip(values, -1e300, 1e300)
     low, high = float(values.min()), float(values.max())
-    if low > 0 and high / low > 30 and name != "learning_rate":
+    if share:
+        steps = np.concatenate([finite(s.curve).steps for s in series])
+        later = float(values[steps >= steps.max() / 10].min())
+        low = later if high - later < (high - low) / 2 else low
+    if low > 0 and high / low > 30 and not share and name != "learning_rate":
         air = (high / low) ** 0.04
         return Axis(low / air, high * air, bottom, TOP, log=True)
     if high - low <= 1e-9 * max(abs(low), abs(high)):
-        pad = abs(high) / 10 or 1.0
-        return Axis(low - pad, high + pad, bottom, TOP)
+        pad = 0.05 if share else abs(high) / 10 or 1.0
+        return Axis(max(low - pad, 0.0) if low >= 0 else low - pad, high + pad, bottom, TOP)
     pad = (high - low) * 0.05
     return Axis(0.0 if 0 <= low < pad * 4 else low - pad, high + pad, bottom, TOP)
 
@@ -141,28 +159,23 @@ def _grid(y: Axis, share: bool) -> list[Markup]:
         at = _digits(y.place(tick))
         parts.append(element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=at, y2=at, class_="grid"))
         parts.append(element("text", label, x=LEFT - 6, y=at, dy="0.32em", class_="end"))
-    if y.log:
-        label = element("text", "log", x=LEFT - 6, y=y.begin, dy="1.1em", class_="end unit")
-        parts.append(label)
     return parts
 
 
 def _steps(x: Axis, y: Axis) -> list[Markup]:
     ticks = [t for t in linear_ticks(x.low, x.high) if t == int(t)]
     base = element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y.begin, y2=y.begin, class_="axis")
-    return [base, *_labels(x, y.begin, ticks, tick_labels(ticks), "step", y.log)]
+    return [base, *_labels(x, y.begin, ticks, tick_labels(ticks), "step")]
 
 
 def _epochs(x: Axis, y: Axis, per_epoch: float) -> list[Markup]:
     ticks = linear_ticks(x.low / per_epoch, x.high / per_epoch)
     places = [t * per_epoch for t in ticks]
-    return _labels(x, y.begin + LINE, places, tick_labels(ticks), "epoch", False)
+    return _labels(x, y.begin + LINE, places, tick_labels(ticks), "epoch")
 
 
-def _labels(
-    x: Axis, top: float, ticks: list[float], labels: list[str], unit: str, aside: bool
-) -> list[Markup]:
-    """A row of labels under the axis, its unit at the right end or, where there is room, left."""
+def _labels(x: Axis, top: float, ticks: list[float], labels: list[str], unit: str) -> list[Markup]:
+    """A row of labels under the axis, with its unit on the left."""
     parts = []
     for tick, label in zip(ticks, labels, strict=True):
         at = _digits(x.place(tick))
@@ -170,9 +183,8 @@ def _labels(
         style = "end" if near else "middle"
         at = _digits(x.end) if near else at
         parts.append(element("text", label, x=at, y=_digits(top), dy="1.25em", class_=style))
-    end = 0 if aside else LEFT - 16
-    style = "unit" if aside else "end unit"
-    return [*parts, element("text", unit, x=end, y=_digits(top), dy="1.25em", class_=style)]
+    left = {"x": LEFT - 16, "y": _digits(top), "dy": "1.25em", "class_": "end unit"}
+    return [*parts, element("text", unit, **left)]
 
 
 def _line(series: Series, x: Axis, y: Axis) -> list[Markup]:
@@ -188,7 +200,7 @@ def _line(series: Series, x: Axis, y: Axis) -> list[Markup]:
             words.append(f"{pen}{_digits(a)} {_digits(b)}")
         pen = "L" if there else "M"
     parts = [element("path", d="".join(words), class_=f"curve {series.style}")]
-    if int(real.sum()) <= FEW and "raw" not in series.style:
+    if int(real.sum()) <= FEW and series.label == series.style:  # one dot a line of the log
         parts += [
             element("circle", cx=_digits(a), cy=_digits(b), r=2.5, class_=f"dot {series.style}")
             for a, b in places[real].tolist()

@@ -8,7 +8,7 @@ from funnet.report.markup import Markup, element, table
 from funnet.report.mistakes import Findings
 
 READABLE, DRAWN = 20, 200  # classes: with counts in the cells; at all
-SIDE = {True: 560, False: 800}  # of the drawing, in pixels
+SIDE = {True: 560, False: 960}  # of the drawing, in pixels
 LEVELS = 9
 
 
@@ -27,7 +27,7 @@ def confusion(found: Findings) -> Markup:
 def _map(found: Findings) -> Markup:
     readable = len(found.classes) <= READABLE
     names = [name if len(name) <= 16 else name[:15] + "…" for name in found.classes]
-    count, font = len(names), 12 if readable else 8
+    count, font = len(names), 12 if readable or found.classes[0].isdigit() else 8
     margin = 26 + int(font * 0.62 * max(map(len, names)))
     cell = max((SIDE[readable] - margin) / count, 4.0)
     side = margin + cell * count + 2
@@ -50,6 +50,7 @@ def _map(found: Findings) -> Markup:
         role="img",
         aria_label=f"confusion matrix: {found.wrong} of {found.examples} examples are wrong",
         class_=f"heat {'readable' if readable else 'fine'}",
+        style=f"min-width:{min(margin + 30 * count, SIDE[True]) if readable else 720:.0f}px",
         data_heat=None if hover is None else json.dumps(hover, separators=(",", ":")),
     )
     legend = element(
@@ -58,7 +59,8 @@ def _map(found: Findings) -> Markup:
         element("i", class_="key right"),
         " right, ",
         element("i", class_="key mistake"),
-        " mistakes: the darker, the larger a share of the row; mistakes on a scale of their own.",
+        " mistakes. The stronger the colour, the larger the share of the row, "
+        "for mistakes on a scale of their own.",
         class_="quiet",
     )
     return element("div", element("div", picture, class_="scroll"), legend)
@@ -83,7 +85,8 @@ def _names(
         element("text", "true", x=2, y=top, dy="-0.5em", class_="unit"),
         element("text", "predicted", x=margin, y=2, dy="0.9em", class_="unit"),
     ]
-    every = max(1, -(-font // int(cell + 1))) if all(n.isdigit() for n in names) else 1
+    numbers = all(name.isdigit() for name in names)
+    every = next((n for n in (1, 5, 10) if n * cell >= 12), 20) if numbers else 1
     for i, name in enumerate(names):
         if i % every:
             continue
@@ -150,7 +153,7 @@ def _mixed_up(found: Findings, most: int = 10) -> Markup:
     rows, totals = [], found.matrix.sum(axis=1)
     for r, c in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[r, c]:
-            share = f"{100 * wrong[r, c] / totals[r]:.1f} %"
+            share = f"{100 * wrong[r, c] / totals[r]:.1f}\xa0%"
             rows.append((found.classes[r], found.classes[c], f"{wrong[r, c]:,}", share))
     header = ("true class", "taken for", "times", "share of class")
     title = element("h3", "Mixed up most often")

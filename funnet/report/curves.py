@@ -9,19 +9,23 @@ from funnet.report.reading import Curve
 POINTS = 600  # of a curve that is drawn: more than a screen can tell apart
 
 
-def smoothed(curve: Curve) -> Curve:
-    """An exponential moving average over about a fiftieth of the curve, without its cold start.
+def smoothed(curve: Curve, points: int = POINTS // 2) -> Curve:
+    """A weighted mean around each of at most `points` places, over a fortieth of the curve.
 
-    Numbers that are not finite are passed over.
+    Its weights fall off evenly to both sides, so it does not lag behind. Numbers that are not
+    finite are passed over.
     """
     curve = finite(curve)
-    keep = 1 - 1 / max(len(curve.values) / 50, 2.0)
-    total = weight = 0.0
-    averages = np.empty(len(curve.values))
-    for i, value in enumerate(curve.values.tolist()):
-        total, weight = keep * total + value, keep * weight + 1.0
-        averages[i] = total / weight
-    return Curve(curve.steps, averages)
+    count = len(curve.values)
+    reach = max(count // 80, 1)
+    weights = np.bartlett(2 * reach + 3)[1:-1]
+    places = np.unique(np.linspace(0, count - 1, min(points, count)).round().astype(int))
+    means = np.empty(len(places))
+    for i, place in enumerate(places.tolist()):
+        low, high = max(place - reach, 0), min(place + reach + 1, count)
+        part = weights[low - place + reach : high - place + reach]
+        means[i] = (curve.values[low:high] * (part / part.sum())).sum()
+    return Curve(curve.steps[places], means)
 
 
 def finite(curve: Curve) -> Curve:

@@ -27,6 +27,7 @@ class Record:
     run: dict[str, Any]
     checkpoints: list[dict[str, Any]]
     notes: list[str]
+    _curves: dict[str, dict[str, Curve]] = dataclasses.field(default_factory=dict, repr=False)
 
     def kind(self, kind: str) -> list[dict[str, Any]]:
         """The lines of a kind."""
@@ -34,6 +35,11 @@ class Record:
 
     def curves(self, kind: str) -> dict[str, Curve]:
         """Every plain number that lines of a kind hold, by name."""
+        if kind not in self._curves:
+            self._curves[kind] = self._found(kind)
+        return self._curves[kind]
+
+    def _found(self, kind: str) -> dict[str, Curve]:
         found: dict[str, tuple[list[int], list[float]]] = {}
         for line in self.kind(kind):
             for name, value in line.items():

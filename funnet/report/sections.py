@@ -64,9 +64,7 @@ def final(record: Record) -> Markup:
             top = best(name, validation[name]) if name in validation else None
             cells.append(f"{number(top[1], share)} at step {top[0]:,}" if top else "–")
         rows.append(cells if validation else cells[:2])
-    header = ["", "training, last line", *(["validation, last", "validation, best"])]
-    if not validation:
-        header = header[:2]
+    header = ["", "training", *(["validation", "best validation"] if validation else [])]
     return section("Final numbers", table(header, rows, class_="numbers") if rows else "")
 
 
@@ -111,7 +109,7 @@ def checkpoints(record: Record) -> Markup:
         sizes = [as_number(f.get("bytes")) for f in files.values() if isinstance(f, Mapping)]
         metrics = manifest.get("metrics")
         metrics = metrics if isinstance(metrics, Mapping) else {}
-        told = [f"{n} {number(v)}" for n, v in metrics.items() if as_number(v) is not None]
+        told = [_told(n, v) for n, v in metrics.items() if as_number(v) is not None]
         step = manifest["step"]
         rows.append(
             (
@@ -125,24 +123,32 @@ def checkpoints(record: Record) -> Markup:
     return section("Checkpoints", table(header, rows, class_="numbers") if rows else "")
 
 
+def _told(name: str, value: Any) -> str:
+    share = "accuracy" in name and 0 <= float(value) <= 1
+    return f"{name.replace('_', ' ')} {number(value, share)}"
+
+
 def facts(title: str, value: Any) -> Markup:
     """Nested JSON as a table of dotted names, or as it is if it is a text."""
     if isinstance(value, str):
         return section(title, element("pre", value) if value else "")
     if not isinstance(value, Mapping | list) or not value:
         return Markup("")
-    return section(title, table((), [*_flat("", value)], class_="facts"))
+    return section(title, table((), [*_rows(value, 0)], class_="facts"))
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """A row for each leaf; a list of plain values is one leaf."""
-    if isinstance(value, list) and any(isinstance(x, Mapping | list) for x in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, Mapping):
-        yield name, _leaf(name.split(".")[-1], value)
-        return
-    for key, inner in value.items():
-        yield from _flat(f"{name}.{key}" if name else str(key), inner)
+def _rows(value: Any, depth: int) -> Iterator[tuple[Markup, Any]]:
+    """A row for each leaf, indented below the name of its branch; a list of leaves is one."""
+    branches = value.items() if isinstance(value, Mapping) else enumerate(value)
+    for key, inner in branches:
+        name = element("span", key, class_=f"in{min(depth, 5)}" if depth else None)
+        if isinstance(inner, list) and any(isinstance(x, Mapping | list) for x in inner):
+            inner = {str(i): x for i, x in enumerate(inner)}
+        if not isinstance(inner, Mapping) or not inner:
+            yield name, _leaf(str(key), inner or "none" if isinstance(inner, Mapping) else inner)
+            continue
+        yield name, inner.get("function", "")
+        yield from _rows({k: v for k, v in inner.items() if k != "function"}, depth + 1)
 
 
 def _leaf(name: str, value: Any) -> Any:

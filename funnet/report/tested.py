@@ -34,12 +34,13 @@ def tested(found: Findings) -> Markup:
 
 
 def _tile(mistake: Mistake) -> Markup:
-    sure = "" if math.isnan(mistake.confidence) else f"{100 * mistake.confidence:.1f} % sure"
+    percent = f"{100 * mistake.confidence:.0f}" if mistake.confidence < 0.995 else "> 99"
+    sure = "" if math.isnan(mistake.confidence) else f"{percent}\xa0% sure"
     words = [
         element("b", mistake.true),
         " taken for ",
         element("b", mistake.predicted),
-        element("small", f"{sure}{', ' * bool(sure)}no. {mistake.row:,}"),
+        element("small", f"{sure}{', ' * bool(sure)}#{mistake.row}"),
     ]
     picture = Markup("")
     if mistake.picture is not None:
@@ -64,4 +65,5 @@ def _classes(found: Findings) -> Markup:
         name = element("span", found.classes[i], class_="name", title=found.classes[i])
         bars = element("span", bar, class_="bar")
         rows.append(element("li", name, bars, element("span", words, class_="share")))
-    return element("ol", *rows, class_="classes")
+    longest = min(max(map(len, found.classes)), 18)
+    return element("ol", *rows, class_="classes", style=f"--name:{longest}ch")

@@ -8,17 +8,17 @@ import numpy as np
 
 
 def number(x: Any, share: bool = False) -> str:
-    """A number in about four digits; a share in percent.
+    r"""A number in about four digits; a share in percent.
 
     >>> number(0.98765, share=True), number(12345.6), number(0.00012345), number(3.0)
-    ('98.77 %', '12,346', '0.0001234', '3')
+    ('98.77\xa0%', '12,346', '0.0001234', '3')
     """
     if isinstance(x, bool) or not isinstance(x, int | float):
         return str(x)
     if not math.isfinite(x):
         return str(x)
     if share:
-        return f"{100 * x:.2f} %"
+        return f"{100 * x:.2f}\xa0%"  # kept on one line
     if abs(x) >= 1000 or x == int(x):
         return f"{x:,.0f}" if abs(x) < 1e9 else f"{x:.4g}"
     return f"{x:.4g}"
