@@ -99,13 +99,13 @@ def tick_labels(ticks: list[float], share: bool = False) -> list[str]:
     >>> tick_labels([0.0, 0.5, 1.0]), tick_labels([0.98, 0.985], share=True)
     (['0', '0.5', '1.0'], ['98.0 %', '98.5 %'])
     """
-    scaled = [100 * t for t in ticks] if share else ticks
-    unit, unit_name = (1e6, "M") if max(map(abs, scaled)) >= 1e6 else (1e3, "k")
-    if max(map(abs, scaled)) >= 1e4 and max(map(abs, scaled)) < 1e9:
-        return [f"{t / unit:g}{unit_name}" if t else "0" for t in scaled]
+    scaled = [100 * t if share else t for t in ticks]
+    most, unit = max(map(abs, scaled)), " %" if share else ""
+    if 1e4 <= most < 1e9:
+        size, letter = (1e6, "M") if most >= 1e6 else (1e3, "k")
+        return [f"{t / size:g}{letter}" if t else "0" for t in scaled]
     steps = np.diff(scaled)
-    even = len(steps) and np.allclose(steps, steps[0])
-    if not even or steps[0] < 1e-4 or abs(scaled[-1]) >= 1e9:
-        return [f"{t:g}" + (" %" if share else "") for t in scaled]
+    if not len(steps) or not np.allclose(steps, steps[0]) or steps[0] < 1e-4 or most >= 1e9:
+        return [f"{t:g}{unit}" for t in scaled]
     decimals = max(0, -math.floor(math.log10(steps[0]) + 1e-9))
-    return [(f"{t:.{decimals}f}" if t else "0") + (" %" if share else "") for t in scaled]
+    return [(f"{t:.{decimals}f}" if t else "0") + unit for t in scaled]
