@@ -63,6 +63,8 @@ from funnet.lift import remat as remat
 from funnet.lift import repeat as repeat
 from funnet.mixed import mixed as mixed
 from funnet.model import Model as Model
+from funnet.report.page import report as report
+from funnet.report.tensorboard import tensorboard as tensorboard
 from funnet.scope import Scope as Scope
 from funnet.scope import layer as layer
 from funnet.store.tensors import load as load
@@ -70,6 +72,7 @@ from funnet.store.tensors import save as save
 from funnet.train.archive import restore as restore
 from funnet.train.best import highest as highest
 from funnet.train.best import lowest as lowest
+from funnet.train.environment import environment as environment
 from funnet.train.evaluate import evaluate as evaluate
 from funnet.train.evaluate import predict as predict
 from funnet.train.fit import fit as fit

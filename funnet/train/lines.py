@@ -65,7 +65,8 @@ def _trimmed(path: Path, start: int, since: int) -> float:
         line = parsed(text)
         if line is not None and line["step"] <= (since if line["kind"] == "train" else start):
             kept.append(text + b"\n")
-            seconds = line.get("seconds", seconds)
+            found = line.get("seconds")
+            seconds = found if isinstance(found, int | float) else seconds
     after = b"".join(kept)
     if after != before:
         write_whole(path, after)

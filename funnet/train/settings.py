@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import optax
 
+from funnet.checks import concrete
 from funnet.describe import describe
 from funnet.train.environment import without_home
 from funnet.train.totals import spelt
@@ -25,8 +26,8 @@ def plain_settings(settings: Any) -> Any:
 
     Dataclasses and named tuples become dicts; a path its text, with `~` for the home folder; an
     enum its name; a small array its numbers, a large one its dtype and shape; a number that is none
-    the word nan, inf or -inf. A function is its name, with the values it has closed over, so that an
-    optax schedule or optimizer says what it was made of. Anything else is its `repr`.
+    the word nan, inf or -inf. A function is its name, with the values it has closed over, so that
+    an optax schedule or optimizer says what it was made of. Anything else is its `repr`.
 
     Args:
         settings: a dict or a dataclass, such as a command line's; or any other value.
@@ -34,15 +35,17 @@ def plain_settings(settings: Any) -> Any:
     >>> plain_settings({"rate": optax.constant_schedule(0.1), "steps": np.int64(3)})
     {'rate': {'function': 'optax...constant_schedule', 'value': 0.1}, 'steps': 3}
     """
-    return spelt(_plain(settings, DEPTH))
+    return _plain(settings, DEPTH)
 
 
 def _plain(x: Any, depth: int) -> Any:
     if x is None or type(x) in (bool, int, float):
-        return x
+        return spelt(x)
     if depth == 0:
         return "..."
     inner = functools.partial(_plain, depth=depth - 1)
+    if isinstance(x, optax.GradientTransformation):
+        return inner(x.update)  # what `init` has closed over is the same
     if isinstance(x, enum.Enum):
         return x.name
     if isinstance(x, str | PurePath):
@@ -63,8 +66,6 @@ def _branches(x: Any) -> Mapping[Any, Any] | None:
     """The parts of `x` by name, if it has any."""
     if dataclasses.is_dataclass(x) and not isinstance(x, type):
         return {field.name: getattr(x, field.name, None) for field in dataclasses.fields(x)}
-    if isinstance(x, optax.GradientTransformation):
-        return {"optimizer": x.update}  # what `init` has closed over is the same
     if isinstance(x, tuple) and hasattr(x, "_asdict"):
         return x._asdict()  # type: ignore[attr-defined]
     return x if isinstance(x, Mapping) else None
@@ -72,16 +73,16 @@ def _branches(x: Any) -> Mapping[Any, Any] | None:
 
 def _numbers(x: Any) -> Any:
     """A number, or an array if it is small and its values can be had, as Python's own."""
-    if isinstance(x, jax.core.Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
-        return describe(x)
-    if isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if not concrete(x) or (
+        isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
+    ):
         return describe(x)
     array = np.asarray(x)
     if array.size > ENTRIES or (array.dtype.kind in "OV" and array.dtype != jax.numpy.bfloat16):
         return describe(x)
     if array.dtype.kind not in "biuf":
         array = array.astype(np.float32 if array.dtype.kind == "V" else str)
-    return array.tolist()
+    return spelt(array.tolist())
 
 
 def _function(x: Any, inner: Any) -> Any:
@@ -95,6 +96,8 @@ def _function(x: Any, inner: Any) -> Any:
     closed = _closed(bare)
     if not closed:
         return _name(bare)
+    if closed.keys() == {"tx"}:  # optax's way to let a transformation take more arguments
+        return inner(closed["tx"])
     return {"function": _name(bare), **{name: inner(value) for name, value in closed.items()}}
 
 

@@ -1,20 +1,19 @@
-"""What a training tells: exact lines in `metrics.jsonl`, and progress that fits its stream."""
+"""What a training tells: exact lines in `metrics.jsonl`, whatever cuts it, and hooks."""
 
-import io
-import os
+import json
+import math
 import pathlib
-import re
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toys import BATCHES, LINEAR_STEP, QUIET, Streamed, linear_start
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import BATCHES, LINEAR_STEP, QUIET, linear_start
 
 import funnet as fn
 from funnet.metrics import Mean, Sum
-from funnet.train import log as log_module
 from funnet.train.log import Log
 
 
@@ -197,127 +196,165 @@ def test_validation_may_give_numbers_of_any_kind(tmp_path, lines, capsys, value,
     assert f"step 2: validation {shown}" in printed
 
 
-# Progress
+# Cuts
 
 
-def test_progress_on_a_plain_stream_is_a_few_plain_lines(capsys):
-    fit(None, steps=10, progress=True, validate=lambda run: {"score": 0.25}, validate_every=5)
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "\r" not in printed.err
-    assert "\x1b" not in printed.err
-    middle, last, end = printed.err.splitlines()
-    assert middle == "step 5: validation score 0.25"
-    assert end == "step 10: validation score 0.25"
-    numbers = r"accuracy 0\.\d+  gradient_norm \S+  loss \d\S+"
-    assert re.fullmatch(rf"step 10/10 \(epoch 3\.2\)  {numbers}(  .*left)?", last)
+STEPS, EVERY = 23, 5
+DRAW = np.random.default_rng(0)
+TAKEN = {
+    "loss": DRAW.normal(size=STEPS).astype(np.float32),
+    "accuracy": Mean(DRAW.integers(0, 9, STEPS).astype(np.int32), np.full(STEPS, 9, np.int32)),
+    "mean": Mean(DRAW.normal(size=STEPS) * 1e8, DRAW.random(STEPS)),
+    "matrix": Sum(DRAW.integers(0, 2**31 - 1, (STEPS, 2, 2)).astype(np.int32)),
+    "vector": DRAW.normal(size=(STEPS, 3)).astype(np.float32) * np.float32(1e-3),
+}
+SKIPPED = np.isin(np.arange(STEPS), [2, 10, 11, 12, 13, 14, 22])
+TAKEN["loss"][SKIPPED] = np.nan
 
 
-def test_progress_of_a_source_without_epochs_names_none(capsys):
-    fit(None, batches=Streamed(), steps=1200, progress=True)
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("step 1,200/1,200  accuracy")
+def take(log, start, stop, skipped=SKIPPED):
+    rows = jax.tree.map(lambda x: x[start:stop], TAKEN)
+    log.steps_taken(start, stop - start, rows, None, None if skipped is None else skipped[start:])
 
 
-def test_quiet_is_quiet(capsys):
-    fit(None, steps=10, validate=lambda run: {"score": 0.25}, validate_every=5)
-    assert capsys.readouterr() == ("", "")
+def whole(folder, cuts=(), skipped=SKIPPED):
+    with Log(folder, 0, STEPS, every=EVERY) as log:
+        for start, stop in zip([0, *cuts], [*cuts, STEPS], strict=True):
+            take(log, start, stop, skipped)
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that a test sets."""
-    time = [1000.0]
-    monkeypatch.setattr(log_module.time, "monotonic", lambda: time[0])
-    return time
+def read_bytes(folder):
+    """The file without its seconds, which no two trainings share."""
+    kept = []
+    for text in (folder / "metrics.jsonl").read_bytes().splitlines():
+        line = json.loads(text)
+        kept.append(text.replace(b'"seconds": %s' % json.dumps(line["seconds"]).encode(), b""))
+    return b"\n".join(kept)
 
 
-def test_a_plain_stream_gets_a_line_every_ten_seconds_with_the_time_that_is_left(clock):
-    stream = io.StringIO()
-    with Log(None, 0, 1000, stream=stream) as log:
-        for start in range(0, 1000, 100):
-            clock[0] += 4
-            log.steps_taken(start, 100, {"loss": np.full(100, 0.125)}, epoch=start / 100)
-    lines = stream.getvalue().splitlines()
-    assert lines == [
-        "step 300/1,000 (epoch 2.0)  loss 0.125  25 steps/s  0:28 left",
-        "step 600/1,000 (epoch 5.0)  loss 0.125  25 steps/s  0:16 left",
-        "step 900/1,000 (epoch 8.0)  loss 0.125  25 steps/s  0:04 left",
-        "step 1,000/1,000 (epoch 9.0)  loss 0.125  25 steps/s  0:00 left",
-    ]
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uncut")
+    whole(folder)
+    return read_bytes(folder)
 
 
-def terminal(columns):
-    """Both ends of a terminal that is so wide: what is read, and a stream to write to."""
-    pty, termios = pytest.importorskip("pty"), pytest.importorskip("termios")
-    reader, writer = pty.openpty()
-    termios.tcsetwinsize(writer, (24, columns))
-    return reader, os.fdopen(writer, "w")
+def test_a_line_is_a_left_fold_in_64_bits(tmp_path, lines):
+    whole(tmp_path, skipped=None)
+    total = count = 0.0
+    for value, weight in zip(TAKEN["mean"].total[:5], TAKEN["mean"].count[:5], strict=True):
+        total, count = total + value, count + weight
+    first = lines(tmp_path)[0]
+    assert first["mean"] == total / count
+    assert first["matrix"] == TAKEN["matrix"].total[:5].astype(int).sum(axis=0).tolist()
+    assert first["vector"] == [math.fsum(column) / 5 for column in TAKEN["vector"][:5].T]
 
 
-def written(reader, stream):
-    stream.close()
-    text = b""
-    while True:
-        try:
-            block = os.read(reader, 4096)
-        except OSError:  # Linux says so at the end
-            block = b""
-        if not block:
-            os.close(reader)
-            return text.decode().replace("\r\n", "\n")
-        text += block
+cut_list = st.lists(st.integers(1, STEPS - 1), unique=True, max_size=6).map(sorted)
 
 
-def test_a_terminal_gets_one_line_that_renews_itself_and_fits(clock):
-    reader, stream = terminal(columns=30)
-    with Log(None, 0, 1000, stream=stream) as log:
-        for start in range(0, 1000, 100):
-            clock[0] += 0.2
-            log.steps_taken(start, 100, {"loss": np.full(100, 0.125)}, epoch=1.0)
-        log.entry(1000, "validation", {"score": 0.5})
-    text = written(reader, stream)
-    shown = re.findall(r"\r([^\r\n\x1b]*)\x1b\[K", text)
-    assert len(shown) == 11  # the last is the line cleared for validation
-    assert shown[0].startswith("step 100/1,000 (epoch 1.0)")
-    assert all(len(line) < 30 for line in shown)
-    assert text.endswith("step 1,000: validation score 0.5\n\n")
+@given(cut_list)
+@settings(max_examples=40, deadline=None)
+def test_fusing_changes_no_bit(uncut, tmp_path_factory, cuts):
+    folder = tmp_path_factory.mktemp("fused")
+    whole(folder, cuts)
+    assert read_bytes(folder) == uncut
 
 
-def test_training_on_a_terminal_ends_its_line_even_when_it_fails(monkeypatch):
-    reader, stream = terminal(columns=100)
-    monkeypatch.setattr(sys, "stderr", stream)
-
-    def forgetful(run, batch):
-        return run, {"loss": jnp.float32(1)}
-
-    fit(None, steps=10, progress=True)
-    with pytest.raises(ValueError, match="refused"):
-        fn.fit(forgetful, blank(), BATCHES, steps=3)
-    monkeypatch.undo()
-    text = written(reader, stream)
-    assert "step 10/10 (epoch 3.2)" in text
-    assert text.endswith("\n")
-
-
-class Console(io.StringIO):
-    """A console that says it is a terminal, and has no file: as IDLE's."""
-
-    def isatty(self):
-        return True
-
-
-def test_a_console_that_is_no_file_will_do(monkeypatch):
-    console = Console()
-    monkeypatch.setattr(sys, "stderr", console)
-    run = fit(None, steps=10, progress=True)
-    monkeypatch.undo()
-    assert int(run.step) == 10
-    assert "step 10/10" in console.getvalue()
+@given(st.data(), cut_list)
+@settings(max_examples=60, deadline=None)
+def test_no_cut_and_no_death_changes_a_bit(uncut, tmp_path_factory, data, cuts):
+    """Each process saves at a cut, goes on a little, and is killed, fails, or ends."""
+    folder, state = tmp_path_factory.mktemp("cut"), None
+    for start, stop in zip([0, *cuts], [*cuts, STEPS], strict=True):
+        more = data.draw(st.integers(stop, min(stop + 7, STEPS)))
+        end = data.draw(st.sampled_from([stop, STEPS])) if more == stop else STEPS
+        fails, torn = data.draw(st.booleans()), data.draw(st.booleans())
+        log = Log(folder, start, end, every=EVERY, resumed=state)
+        take(log, start, stop)
+        state = json.loads(json.dumps(log.state(), allow_nan=False))
+        log.flush()
+        log.entry(stop, "validation", {"score": stop}) if stop == 20 else None
+        if more > stop:
+            take(log, stop, more)
+        if stop == STEPS or fails:
+            log.__exit__()  # an end or an exception; a kill writes no last line
+        else:
+            log.lines.close()
+        if stop < STEPS and torn:
+            with open(folder / "metrics.jsonl", "ab") as file:
+                file.write(b'{"step": 23, "kind": "tr')
+    found = [line for line in read_bytes(folder).splitlines() if b"validation" not in line]
+    assert b"\n".join(found) == uncut
 
 
-def test_a_process_without_a_console_trains_in_silence(monkeypatch):
-    monkeypatch.setattr(sys, "stderr", None)
-    run = fit(None, steps=10, progress=True, validate=lambda run: {"score": 1})
-    monkeypatch.undo()
-    assert int(run.step) == 10
+@pytest.mark.parametrize("cuts", [(7,), (10,), (3, 12, 13)])
+def test_a_training_that_is_extended_is_the_longer_training(tmp_path, uncut, cuts):
+    state = None
+    for start, stop in zip([0, *cuts], [*cuts, STEPS], strict=True):
+        with Log(tmp_path, start, stop, every=EVERY, resumed=state) as log:
+            take(log, start, stop)
+            state = log.state()
+    assert read_bytes(tmp_path) == uncut
+
+
+def test_skipped_steps_are_counted_and_do_not_enter_the_means(tmp_path, lines):
+    whole(tmp_path)
+    found = {line["step"]: line for line in lines(tmp_path)}
+    assert [found[step].get("skipped") for step in (5, 10, 15, 20, 23)] == [1, None, 5, None, 1]
+    assert found[5]["loss"] == pytest.approx(TAKEN["loss"][[0, 1, 3, 4]].astype(float).mean())
+    assert list(found[15]) == ["step", "kind", "seconds", "skipped"]
+
+
+def test_a_state_of_another_step_is_refused(tmp_path):
+    with Log(None, 0, STEPS, every=EVERY) as log:
+        take(log, 0, 7)
+    with pytest.raises(ValueError, match="resumed is the state at step 7, expected step 8"):
+        Log(None, 8, STEPS, resumed=log.state())
+
+
+def test_a_state_of_numbers_that_are_none_is_json(tmp_path):
+    odd = {"odd": np.array([np.nan, 1.0]), "inf": np.array([np.inf, 1.0])}
+    with Log(None, 0, 9) as log:
+        log.steps_taken(0, 2, odd, None)
+    state = json.loads(json.dumps(log.state(), allow_nan=False))
+    with Log(None, 2, 9, resumed=state) as log:
+        assert str(log.sums["odd"].value) == "nan"
+        assert str(log.sums["inf"].value) == "inf"
+
+
+def test_a_step_that_gives_other_metrics_begins_its_line_anew(tmp_path, lines):
+    with Log(None, 0, 10, every=10) as log:
+        log.steps_taken(0, 4, {"loss": np.ones(4)}, None)
+    for name, other in {"loss": np.full((6, 2), 3.0), "other": np.full(6, 3.0)}.items():
+        with Log(tmp_path / name, 4, 10, every=10, resumed=log.state()) as later:
+            later.steps_taken(4, 6, {name: other}, None)
+        (line,) = lines(tmp_path / name)
+        assert line[name] == other[0].tolist()
+        assert line.keys() == {"step", "kind", "seconds", name}
+
+
+# Hooks
+
+
+def test_hooks_are_called_with_every_line(tmp_path, lines):
+    told = []
+    hook = lambda step, kind, numbers: told.append({"step": step, "kind": kind, **numbers})  # noqa: E731
+    with Log(tmp_path, 0, STEPS, every=EVERY, hooks=[hook, hook]) as log:
+        take(log, 0, STEPS)
+        log.entry(STEPS, "validation", {"score": np.float32(0.5), "nan": float("nan")})
+    assert told[::2] == told[1::2] or math.isnan(told[-1].pop("nan"))
+    wanted = [{k: v for k, v in line.items() if k != "seconds"} for line in lines(tmp_path)]
+    assert told[:-2:2] == wanted[:-1]
+    assert told[-1]["score"] == wanted[-1]["score"] == 0.5
+
+
+def test_what_a_hook_raises_ends_the_training(tmp_path, lines):
+    def hook(step, kind, numbers):
+        raise RuntimeError(f"no more at {step}")
+
+    log = Log(tmp_path, 0, STEPS, every=EVERY, hooks=[hook])
+    with pytest.raises(RuntimeError, match="no more at 5"):
+        take(log, 0, STEPS)
+    assert [line["step"] for line in lines(tmp_path)] == [5]
+    log.lines.close()

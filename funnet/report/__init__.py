@@ -1,0 +1,1 @@
+"""Reports: what a training's folder holds, for people to read."""
