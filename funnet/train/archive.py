@@ -8,25 +8,28 @@
 A checkpoint holds the run and, in its manifest, what is needed to go on as if nothing had happened.
 """
 
+import errno
 import json
+import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import jax
-import jaxlib
 import numpy as np
-import optax
 
 from funnet.store import durable
 from funnet.store.checkpoints import Checkpoint, Checkpoints
 from funnet.store.lock import Lock
 from funnet.store.tensors import compare, named, on_host, rebuilt
-from funnet.train.identity import Facts, differences
+from funnet.train.hooks import of_hook
+from funnet.train.identity import Facts, differences, same_program
+from funnet.train.lines import parsed
 from funnet.train.run import Run
 
-CHECKPOINTS = "checkpoints"
+T = TypeVar("T")
+CHECKPOINTS, METRICS = "checkpoints", "metrics.jsonl"
 
 
 class Archive:
@@ -36,28 +39,54 @@ class Archive:
         folder: the folder, made if missing.
         facts: what every manifest says: `start`, `identity` and `settings`.
         keep: how many checkpoints to keep beside the best one.
+        go_on: whether a training is to go on when nothing can be written.
     """
 
-    def __init__(self, folder: Path, facts: Facts, keep: int):
-        self.folder, self.facts, self.keep = folder, facts, keep
+    def __init__(self, folder: Path, facts: Facts, keep: int, go_on: bool = False):
+        self.folder, self.facts, self.keep, self.go_on = folder, facts, keep, go_on
         self.checkpoints = Checkpoints(folder / CHECKPOINTS)
         self.lock = Lock(folder)
         self.saved = -1  # the step of the last checkpoint
 
     def __enter__(self) -> "Archive":
-        durable.make_folders(self.folder)
-        self.lock.take()
+        try:
+            durable.make_folders(self.folder)
+            self.lock.take()
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise unwritable(self.folder, error) from error
         try:
             durable.make_folders(self.checkpoints.folder)
             durable.sweep(self.folder)
             durable.sweep(self.checkpoints.folder)
-        except BaseException:
+        except BaseException as error:
             self.lock.release()
+            if isinstance(error, OSError):
+                raise unwritable(self.folder, error) from error
             raise
         return self
 
     def __exit__(self, *_: Any) -> None:
         self.lock.release()
+
+    def writes(self, write: Callable[[], T]) -> T | None:
+        """Does `write`; where that cannot be done, warns if the training is to go on all the same.
+
+        Raises:
+            OSError: else; it says what stays and what to do.
+        """
+        try:
+            return write()
+        except OSError as error:
+            if of_hook(error):
+                raise
+            if not self.go_on:
+                raise unwritable(self.folder, error) from error
+            what = f"{self.folder} cannot be written: {error.strerror or error}"
+            then = "the training goes on, and tries again at the next save"
+            warnings.warn(f"{what}; {then}", stacklevel=2)
+        return None
 
     def last(self, given: int) -> Checkpoint | None:
         """The newest whole checkpoint, if it is of this training.
@@ -71,21 +100,33 @@ class Archive:
         found = self.checkpoints.newest(aside=True)
         if found is None:
             return None
-        if told := differences(found.facts["identity"], self.facts["identity"]):
-            raise ValueError(
-                f"{self.folder} holds checkpoints of another training: {'; '.join(told)}. Give "
-                "this one another folder; to go on from where that one stands, start it with "
-                f"fn.restore({str(self.folder)!r}, like=run)"
-            )
+        stored, own = found.facts["identity"], self.facts["identity"]
+        if told := differences(stored, own):
+            raise ValueError(_another(self.folder, told, stored["leaves"] == own["leaves"]))
         if found.facts["start"] < given < found.step:
             raise ValueError(
                 f"{self.folder} holds this training up to step {found.step:,}, and the run that is "
                 f"given stands at step {given:,}: give the folder's own first run to go on, or "
                 "another folder to go another way from here"
             )
+        if not same_program(stored, own):
+            made = ", ".join(f"{n} {v}" for n, v in stored["versions"].items())
+            warnings.warn(
+                f"{found.path} was made with {made}, where the step is another program: "
+                "the training goes on, and not to the same bits",
+                stacklevel=2,
+            )
         self.facts["start"] = found.facts["start"]
         self.saved = found.step
         return found
+
+    def forget_validation(self, step: int) -> None:
+        """Takes a step's validation, which is done again, out of the metrics."""
+        path = self.folder / METRICS
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        kept = [x for x in lines if not _is(parsed(x), step, "validation")]
+        if kept != lines:
+            durable.write_bytes(path, b"".join(kept))
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Writes `run.json`."""
@@ -99,19 +140,44 @@ class Archive:
 
         def write() -> None:
             arrays, step = on_host(run), int(run.step)
+            self._look()
             flush()  # what the manifest counts on is on disk before it
-            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-            whole = {"time": now, "versions": versions(), **self.facts, **facts}
+            whole = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **self.facts, **facts}
             self.checkpoints.write(step, arrays, whole)
             self.saved = step
             self.checkpoints.prune(self.keep, () if best is None else (best,))
 
         return write
 
+    def _look(self) -> None:
+        """Sees to it that the folder is the one whose lock is held, not one made anew since."""
+        held = os.fstat(self.lock.handle)
+        if not os.path.samestat(held, os.stat(self.lock.path)):
+            raise FileNotFoundError(errno.ENOENT, "it was removed, and made anew by another")
 
-def versions() -> dict[str, str]:
-    """The versions of what decides the bits."""
-    return {m.__name__: m.__version__ for m in (jax, jaxlib, np, optax)}
+
+def unwritable(folder: Path, error: OSError) -> OSError:
+    """The error of a folder that cannot be written: what stays, and what to do."""
+    stays = "the whole checkpoints in it stay. " if (folder / CHECKPOINTS).is_dir() else ""
+    return OSError(
+        error.errno or errno.EIO,
+        f"{folder} cannot be written: {error.strerror or error}; {stays}Make it writable, or give "
+        "another folder, and run the same command again. A training under way goes on without it "
+        "with on_save_error='continue'",
+    )
+
+
+def _another(folder: Path, told: list[str], alike: bool) -> str:
+    """What to say of a folder that holds another training."""
+    lines = "".join(f"\n  {line}" for line in told)
+    cure = "Give this one another folder"
+    if alike:
+        cure += f"; to go on from that one, begin with fn.restore({str(folder)!r}, like=run)"
+    return f"{folder} holds another training:{lines}\n{cure}"
+
+
+def _is(line: Mapping[str, Any] | None, step: int, kind: str) -> bool:
+    return line is not None and (line["step"], line["kind"]) == (step, kind)
 
 
 def restored(checkpoint: Checkpoint, like: Any) -> Any:

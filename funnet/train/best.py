@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from funnet.train.totals import spelt
+
 
 @dataclasses.dataclass(frozen=True)
 class Best:
@@ -50,19 +52,17 @@ class Progress:
     """What a training has to remember beside its run; JSON holds it.
 
     `validated` is the last step that was validated, `metrics` what that gave; `best` the step and
-    the signed value of the best validation, `stale` how many came since; `over` whether patience
-    ended the training.
+    the signed value of the best validation, `stale` how many came since.
     """
 
     validated: int = -1
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     best: dict[str, Any] | None = None
     stale: int = 0
-    over: bool = False
 
     def validation(self, step: int, numbers: dict[str, Any], best: Best | None) -> bool:
         """Takes in a validation; whether it is the best so far."""
-        self.validated, self.metrics = step, numbers
+        self.validated, self.metrics = step, spelt(numbers)
         if best is None:
             return False
         value = best.value(numbers)

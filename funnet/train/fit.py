@@ -1,11 +1,12 @@
 """`fit`: takes steps until a run has taken enough, keeps it safe, and tells what happens."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta as Time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from funnet.checks import count
 from funnet.data.batches import Batches
 from funnet.train.archive import Archive, restored
 from funnet.train.best import Best, Progress
+from funnet.train.endings import closing, with_run
+from funnet.train.environment import environment
 from funnet.train.feed import Feed, Source
+from funnet.train.hooks import marked
 from funnet.train.identity import identity
 from funnet.train.log import Hook, Log
 from funnet.train.loop import copied
@@ -97,64 +101,107 @@ def fit(
             then stood as its attribute `run`, and the folder has it as a checkpoint.
     """
     _check(on_nonfinite, on_save_error, validate, best, patience)
-    for name, number in {
-        "log_every": log_every,
-        "fuse": 1 if fuse is None else fuse,
-        "keep": keep,
-    }.items():
-        count(name, number)
+    _counts(log_every=log_every, fuse=1 if fuse is None else fuse, keep=keep)
     stop = _last_step(batches, epochs, steps)
     every = _interval(batches, stop, validate, validate_every)
-    often = save_every if isinstance(save_every, Time) else count("save_every", save_every)
-    plan = Plan(stop, validate, every, often, best, patience, on_nonfinite, on_save_error, fuse)
+    plan = Plan(stop, validate, every, _often(save_every), best, patience, on_nonfinite, fuse)
     run = copied(run)  # the caller's stays valid; this one is donated step by step
     if int(run.step) >= stop and (folder is None or not Path(folder).exists()):
         return run
-    where = None if folder is None else _archive(Path(folder), step, run, batches, settings, keep)
-    with contextlib.ExitStack() as stack:
-        archive = where and stack.enter_context(where)
-        feed = stack.enter_context(Feed(batches, stop))
-        run, told, resumed = _taken_up(run, archive, feed)
-        log = Log(
-            where and where.folder,
-            int(run.step),
-            stop,
-            every=log_every,
-            progress=progress,
-            hooks=hooks,
-            resumed=resumed,
-        )
-        stops, log = stack.enter_context(Stops()), stack.enter_context(log)
-        run = Training(step, run, told, plan, feed, log, stops, archive).run_through()
+    how = {"every": log_every, "progress": progress, "hooks": [marked(hook) for hook in hooks]}
+    try:
+        with contextlib.ExitStack() as stack:
+            archive = None
+            if folder is not None:
+                facts = _facts(step, run, batches, settings)
+                archive = Archive(Path(folder), facts, keep, on_save_error == "continue")
+                stack.enter_context(archive)
+            feed = stack.enter_context(closing(Feed(batches, stop)))
+            begin = _taken_up(run, archive, feed)
+            if archive is not None and begin.at < stop:
+                _describe(archive, stop, batches)
+            stops = stack.enter_context(Stops())
+            log = stack.enter_context(closing(_log(archive, begin, stop, how)))
+            who = begin.run, begin.progress
+            run = Training(step, *who, plan, feed, log, stops, archive).run_through()
+    except BaseException as error:
+        with_run(error, run)
+        raise
     return run
 
 
-def _archive(
-    folder: Path, step: Step, run: Run, batches: Batches | Source, settings: Any, keep: int
-) -> Archive:
-    """The folder's archive, which knows what this training is."""
-    facts = {
+def _facts(step: Step, run: Run, batches: Batches | Source, settings: Any) -> dict[str, Any]:
+    """What this training is, for its folder."""
+    return {
         "start": int(run.step),
         "identity": identity(step, run, batches),
         "settings": plain_settings(settings),
     }
-    return Archive(folder, facts, keep)
 
 
-def _taken_up(
-    run: Run, archive: Archive | None, feed: Feed
-) -> tuple[Run, Progress, dict[str, Any] | None]:
-    """The run to go on with, what there is to remember, and the state of the log."""
+class Begin(NamedTuple):
+    """Where a training begins, or goes on."""
+
+    run: Run
+    progress: Progress
+    log: dict[str, Any] | None  # the state of the log
+
+    @property
+    def at(self) -> int:
+        """The steps that are behind it."""
+        return int(self.run.step)
+
+
+def _taken_up(run: Run, archive: Archive | None, feed: Feed) -> Begin:
+    """The run as it was given, or as its folder has it."""
     at = int(run.step)
     found = None if archive is None else archive.last(at)
-    if found is None:
-        return run, Progress(validated=at), None
+    if archive is None or found is None:
+        return Begin(run, Progress(validated=at), None)
     if at < found.step or at == found.facts["start"]:
         run, at = restored(found, run), found.step
     if at > found.step:
-        return run, Progress(validated=at), None
+        return Begin(run, Progress(validated=at), None)
     feed.seek(at, found.facts["position"])
-    return run, Progress(**found.facts["progress"]), found.facts["log"]
+    begin = Begin(run, Progress(**found.facts["progress"]), found.facts["log"])
+    if begin.progress.validated < at:
+        archive.writes(lambda: archive.forget_validation(at))
+    return begin
+
+
+def _describe(archive: Archive, stop: int, batches: Batches | Source) -> None:
+    """Writes down what is asked for, and where it runs."""
+    own = {name: archive.facts[name] for name in ("settings", "start")}
+    facts = {
+        **own,
+        "steps": stop,
+        "steps_per_epoch": _epoch(batches),
+        "step": archive.facts["identity"]["step"],
+    }
+    archive.writes(lambda: archive.describe({**facts, "environment": environment()}))
+
+
+def _log(archive: Archive | None, begin: Begin, stop: int, how: dict[str, Any]) -> Log:
+    """The log, without a file where none can be written and that is to be no matter."""
+    log = functools.partial(Log, start=begin.at, steps=stop, resumed=begin.log, **how)
+    if archive is None:
+        return log(None)
+    return archive.writes(lambda: log(archive.folder)) or log(None)
+
+
+def _often(save_every: int | Time) -> int | Time:
+    """The steps, or the time, between checkpoints."""
+    if isinstance(save_every, Time):
+        if save_every <= Time():
+            raise ValueError(f"save_every must be a time above zero, got {save_every}")
+        return save_every
+    if isinstance(save_every, float):
+        raise TypeError(
+            f"save_every must be a number of steps or a datetime.timedelta, got {save_every}: "
+            f"write timedelta(seconds={save_every})"
+        )
+    count("save_every", save_every)
+    return save_every
 
 
 def _check(on_nonfinite: str, on_save_error: str, validate: Any, best: Any, patience: Any) -> None:
@@ -173,6 +220,11 @@ def _check(on_nonfinite: str, on_save_error: str, validate: Any, best: Any, pati
             raise ValueError("patience needs best, to know which validation is better")
 
 
+def _counts(**numbers: int) -> None:
+    for name, number in numbers.items():
+        count(name, number)
+
+
 def _last_step(batches: Batches | Source, epochs: float | None, steps: int | None) -> int:
     if isinstance(batches, Mapping):
         raise TypeError(
@@ -180,17 +232,18 @@ def _last_step(batches: Batches | Source, epochs: float | None, steps: int | Non
         )
     if (epochs is None) == (steps is None):
         raise ValueError(f"give fit either epochs or steps, got epochs={epochs!r}, steps={steps!r}")
-    if steps is None and not isinstance(batches, Batches):
-        raise ValueError("epochs needs batches of fn.data.batches; give steps for another source")
+    if steps is None and not hasattr(batches, "steps"):
+        raise ValueError(
+            "epochs needs batches of fn.data.batches or fn.data.bucketed; "
+            "give steps for another source"
+        )
     if steps is not None and not isinstance(steps, int | np.integer):
         raise TypeError(f"steps must be an integer, got {steps!r}; write int(steps)")
     if epochs is not None and not epochs < math.inf:
         raise ValueError(f"epochs must be a finite number, got {epochs}")
     if (steps or epochs or 0) < 0:
         raise ValueError(f"steps and epochs must not be negative, got {steps or epochs} steps")
-    return (
-        batches.steps(epochs) if isinstance(batches, Batches) and epochs is not None else steps or 0
-    )
+    return steps or 0 if epochs is None else batches.steps(epochs)  # type: ignore[union-attr]
 
 
 def _interval(batches: Batches | Source, stop: int, validate: Any, every: int | None) -> int:
@@ -199,4 +252,9 @@ def _interval(batches: Batches | Source, stop: int, validate: Any, every: int | 
         count("validate_every", every)
     if validate is None:
         return max(stop, 1)
-    return every or (batches.steps(1) if isinstance(batches, Batches) else max(stop, 1))
+    return every or _epoch(batches) or max(stop, 1)
+
+
+def _epoch(batches: Batches | Source) -> int | None:
+    """The steps of an epoch, of batches that know."""
+    return batches.steps(1) if hasattr(batches, "steps") else None  # type: ignore[union-attr]

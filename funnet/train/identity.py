@@ -4,18 +4,23 @@ The tree (names, shapes, kinds of optimizer state), the seed, the data, and the 
 step is: with another learning rate or augmentation the bits would be others, though all fits.
 """
 
+import contextlib
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jaxlib
 import numpy as np
+import optax
 
 from funnet.data.batches import Batches
 from funnet.store.tensors import digest, kinds
 from funnet.train.feed import Source
 from funnet.train.run import Run
+from funnet.train.settings import plain_settings
 from funnet.train.step import Step
 
 ROOMS = {"params": "model", "state": "model state", "optimizer_state": "optimizer", "": "run"}
@@ -25,35 +30,78 @@ Facts = dict[str, Any]
 
 
 def identity(step: Step, run: Run, batches: Batches | Source) -> Facts:
-    """The facts that must agree for a checkpoint to be this training's, as JSON can hold them."""
-    batch = _batch(batches, int(run.step))
-    return {
+    """The facts that must agree for a checkpoint to be this training's, as JSON gives them back.
+
+    Raises:
+        TypeError: if what a source says of its identity is nothing that JSON can hold.
+    """
+    batch = _first(batches, int(run.step))
+    facts = {
         "leaves": kinds(run),
         "nodes": _nodes(run),
         "seed": np.asarray(run.seed).tolist(),
         "data": _data(batches, batch),
+        "batch": kinds({name: np.asarray(x) for name, x in batch.items()}),
         "program": _program(step, run, batch),
-        "jax": jax.__version__,
+        "step": plain_settings(step),
+        "versions": versions(),
     }
+    return json.loads(json.dumps(facts))
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides the bits, and where they are computed."""
+    packages = {module.__name__: module.__version__ for module in (jax, jaxlib, np, optax)}
+    return {**packages, "platform": jax.default_backend()}
 
 
 def differences(stored: Facts, given: Facts) -> list[str]:
     """What a reader is to be told of how two trainings differ; nothing where they are one."""
-    told = []
+    told, alike = [], stored["versions"] == given["versions"]
     for room, name in ROOMS.items():
         told += _leaves(name, _of(room, stored["leaves"]), _of(room, given["leaves"]))
-    same_jax = stored["jax"] == given["jax"]
-    if same_jax and stored["nodes"] != given["nodes"]:
+    if alike and stored["nodes"] != given["nodes"]:
         told.append(_changed("optimizer", _kinds_of(stored), _kinds_of(given)))
-    if stored["seed"] != given["seed"]:
-        told.append(_changed("seed", stored["seed"], given["seed"]))
+    shapes = bool(told) or stored["batch"] != given["batch"]
+    told += _facts("seed", stored["seed"], given["seed"])
     told += _facts("data", stored["data"], given["data"])
-    if not told and same_jax and stored["program"] != given["program"]:
-        told.append(
-            "step: it computes something else, though its trees fit (another learning rate, loss, "
-            "augmentation or model code)"
-        )
+    told += _facts("batch", stored["batch"], given["batch"])
+    if alike and not shapes and stored["program"] != given["program"]:
+        told += _settings(stored["step"], given["step"]) or [
+            "step: it computes something else, though its trees fit (another loss, augmentation or "
+            "model code)"
+        ]
     return told
+
+
+def same_program(stored: Facts, given: Facts) -> bool:
+    """Whether the step is the same program."""
+    return stored["program"] == given["program"]
+
+
+def _first(batches: Batches | Source, at: int) -> Mapping[str, Any]:
+    """A batch to look at; a source that keeps a position is taken back to where it stood."""
+    if not hasattr(batches, "position"):
+        return batches[0]
+    position = None
+    with contextlib.suppress(ValueError):  # it does not stand there, and reaches any step
+        position = batches.position(at)  # type: ignore[union-attr]
+    batch = batches[at]
+    if position is not None:
+        batches.seek(at, position)  # type: ignore[union-attr]
+    return batch
+
+
+def _settings(stored: Any, given: Any, at: str = "step") -> list[str]:
+    """Which of the settings that a step has closed over differ."""
+    both = (stored, given)
+    if all(isinstance(x, list) for x in both) and len(stored) == len(given):
+        stored, given = (dict(enumerate(x)) for x in both)
+    if isinstance(stored, dict) and isinstance(given, dict):
+        names = {**stored, **given}
+        told = [_settings(stored.get(n), given.get(n), f"{at}.{n}") for n in names]
+        return [line for lines in told for line in lines]
+    return [] if stored == given else [_changed(at, stored, given)]
 
 
 def _nodes(run: Run) -> str:
@@ -70,7 +118,7 @@ def _program(step: Step, run: Run, batch: Mapping[str, Any]) -> str:
     traced = jax.jit(step).trace(run, dict(batch)).jaxpr
     digest = hashlib.sha256(_without_addresses(str(traced.jaxpr)).encode())
     for constant in traced.consts:
-        if getattr(constant, "nbytes", SMALL) < SMALL and not jax.dtypes.issubdtype(
+        if getattr(constant, "nbytes", SMALL) < SMALL and not jax.numpy.issubdtype(
             constant.dtype, jax.dtypes.extended
         ):
             digest.update(np.asarray(constant).tobytes())
@@ -92,10 +140,10 @@ def _of(room: str, leaves: Mapping[str, str]) -> dict[str, str]:
 def _leaves(what: str, stored: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
     both = stored.keys() & given.keys()
     found = {
-        "only stored": [n for n in stored if n not in given],
-        "only given": [n for n in given if n not in stored],
+        "only there": [n for n in stored if n not in given],
+        "only here": [n for n in given if n not in stored],
         "differs": [
-            f"{n} (stored {stored[n]}, given {given[n]})"
+            f"{n} ({stored[n]} there, {given[n]} here)"
             for n in stored
             if n in both and stored[n] != given[n]
         ],
@@ -118,17 +166,7 @@ def _facts(what: str, stored: Any, given: Any) -> list[str]:
 
 
 def _changed(what: str, stored: Any, given: Any) -> str:
-    return f"{what}: stored {stored}, given {given}"
-
-
-def _batch(batches: Batches | Source, at: int) -> Mapping[str, Any]:
-    """A batch to know shapes by; a source that keeps a position is left where it was."""
-    if not hasattr(batches, "position"):
-        return batches[0]
-    where = batches.position(at)  # type: ignore[union-attr]
-    batch = batches[at]
-    batches.seek(at, where)  # type: ignore[union-attr]
-    return batch
+    return f"{what}: {stored} there, {given} here"
 
 
 def _data(batches: Batches | Source, batch: Mapping[str, Any]) -> Any:

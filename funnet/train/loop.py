@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funnet.compiling import STEP, quick_jit
+from funnet.train.endings import with_run
 from funnet.train.feed import Feed
 from funnet.train.run import Run
 from funnet.train.step import Step
@@ -29,7 +30,8 @@ class Chunk(NamedTuple):
 
     start: int
     metrics: dict[str, Any]
-    refused: np.ndarray  # (steps,) bool: which of them were not taken
+    refused: np.ndarray  # (steps,) bool: which of them were refused
+    row: int = 0  # how many were refused in a row, up to the last
 
     @property
     def end(self) -> int:
@@ -42,16 +44,18 @@ def _advance(
     step: Step,
     fetch: Callable,
     most: int,
-    skip: bool,
+    refusals: int,
     run: Run,
     source: Any,
     rows: Any,
     stop: jax.Array,
-) -> tuple[Run, Any, tuple[jax.Array, jax.Array]]:
-    """Steps from `run.step` on, until `stop` of them (at most `most`) are tried, or one is refused.
+    row: jax.Array,
+) -> tuple[Run, Any, tuple[jax.Array, jax.Array, jax.Array]]:
+    """Steps from `run.step` on, until `stop` of them (at most `most`) are tried.
 
-    With `skip` a refused step counts as taken, and the next one is tried. Gives the run, the
-    metrics of each step tried, which were refused, and how many were tried.
+    Or until `refusals` in a row were refused, of which `row` were before; where that is more than
+    one, a refused step counts as taken, and the next one is tried. Gives the run, the metrics of
+    each step tried, which were refused, how many were tried, and how many of the last refused.
     """
     step = jax.jit(step)  # so that it is traced once for both uses below
     given = jax.eval_shape(lambda run: step(run, fetch(source, rows, jnp.int32(0))), run)
@@ -60,21 +64,22 @@ def _advance(
     blank = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), given[1])
 
     def going(carry: tuple) -> jax.Array:
-        _, _, refused, tried = carry
-        return (tried < stop) & (skip | ~refused[jnp.maximum(tried - 1, 0)])
+        *_, tried, row = carry
+        return (tried < stop) & (row < refusals)
 
     def body(carry: tuple) -> tuple:
-        run, metrics, refused, tried = carry
-        next_step = run.step + 1
+        run, metrics, refused, tried, row = carry
+        last, next_step = run.step, run.step + 1
         run, found = step(run, fetch(source, rows, tried))
-        refused = refused.at[tried].set(run.step != next_step)
-        run = dataclasses.replace(run, step=next_step) if skip else run
+        taken, stayed = run.step == next_step, run.step == last
+        row = jnp.where(taken, 0, jnp.where(stayed, row + 1, refusals))  # none that jumps is passed
+        run = dataclasses.replace(run, step=next_step) if refusals > 1 else run
         metrics = jax.tree.map(lambda all, one: all.at[tried].set(one), metrics, found)
-        return run, metrics, refused, tried + 1
+        return run, metrics, refused.at[tried].set(~taken), tried + 1, row
 
-    begin = (run, blank, jnp.zeros(most, bool), jnp.int32(0))
-    run, metrics, refused, tried = jax.lax.while_loop(going, body, begin)
-    return run, metrics, (refused, tried)
+    begin = (run, blank, jnp.zeros(most, bool), jnp.int32(0), row)
+    run, metrics, *counts = jax.lax.while_loop(going, body, begin)
+    return run, metrics, (counts[0], counts[1], counts[2])
 
 
 def copied(run: Run) -> Run:
@@ -82,37 +87,32 @@ def copied(run: Run) -> Run:
     return jax.device_put(run, may_alias=False)
 
 
-def with_run(error: BaseException, run: Run) -> BaseException:
-    """The error, with the run as it stands as its attribute `run`, so that no training is lost."""
-    if not hasattr(error, "run"):
-        error.run = run  # type: ignore[attr-defined]
-        error.add_note("the run as it was before this is the attribute run of this exception")
-    return error
-
-
 def advance(
-    step: Step, run: Run, feed: Feed, stop: int, fuse: int | None, skip: bool = False
+    step: Step, run: Run, feed: Feed, stop: int, fuse: int | None, refusals: int = 1, row: int = 0
 ) -> Iterator[tuple[Run, Chunk]]:
     """Takes steps until `run.step` is `stop`; yields `(run, chunk)` after each dispatch.
 
     The run that is yielded is lent until the next one is asked for, which donates its buffers.
-    With `skip` refused steps are passed over, else the first one is the last.
+    The first step that is refused is the last; where `refusals` is more than one, it is passed over
+    unless that many are refused in a row, the `row` before included.
     """
     at, steps, rate = int(run.step), 1, 0.0
     while at < stop:
         steps = fuse or max(min(steps * 4, int(rate * SECONDS)), 1)
         source, rows, steps = feed.take(at, min(steps, stop - at))
-        begun, many = time.perf_counter(), np.int32(steps)
+        begun, how = time.perf_counter(), (np.int32(steps), np.int32(row))
         try:
-            run, metrics, (refused, tried) = _advance(
-                step, feed.fetch, feed.most, skip, run, source, rows, many
+            run, metrics, counts = _advance(
+                step, feed.fetch, feed.most, refusals, run, source, rows, *how
             )
-            wait(tried)
-        except KeyboardInterrupt as interrupt:
-            raise with_run(interrupt, run) from None
-        rate, count = steps / max(time.perf_counter() - begun, 1e-9), int(tried)
-        taken = jax.tree.map(lambda x, n=count: np.asarray(x)[:n], metrics)
-        yield run, (chunk := Chunk(at, taken, np.asarray(refused)[:count]))
+            wait(counts[1])
+            rate = steps / max(time.perf_counter() - begun, 1e-9)
+            refused, tried, row = np.asarray(counts[0]), int(counts[1]), int(counts[2])
+            taken = jax.tree.map(lambda x, n=tried: np.asarray(x)[:n], metrics)
+        except BaseException as error:
+            with_run(error, run)  # as it comes out of the dispatch, if that has begun
+            raise
+        yield run, (chunk := Chunk(at, taken, refused[:tried], row))
         at = chunk.end
-        if chunk.refused[-1] and not skip:
+        if row >= refusals:
             return

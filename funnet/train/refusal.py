@@ -1,5 +1,6 @@
 """What to say of a step that was refused, once it is known which and in what."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,27 +9,32 @@ import jax.numpy as jnp
 import numpy as np
 
 from funnet.train.explain import explain
+from funnet.train.feed import Feed
 from funnet.train.log import summed, values
 from funnet.train.loop import Chunk
 from funnet.train.run import Run
 from funnet.train.step import Step
 
 
-def refusal(step: Step, run: Run, batch: Mapping[str, Any], chunk: Chunk, why: bool) -> ValueError:
+def refusal(step: Step, run: Run, feed: Feed, chunk: Chunk, why: bool) -> ValueError:
     """The error of a chunk's last step, which is taken once more without jit to see what is wrong.
+
+    Whatever goes wrong on the way, it is the refusal that is told.
 
     Args:
         step: the training's step.
         run: the run as it was before that step.
-        batch: the step's batch, which the error carries as its attribute `batch`.
+        feed: gives the step's batch, which the error carries as its attribute `batch`.
         chunk: the steps that were tried, the last of which was refused.
         why: whether to find out which layer's output was the first that is not finite.
     """
-    bad = unsound(chunk, -1)
+    bad, batch, cause, found = unsound(chunk, -1), None, None, ""
     what = ", ".join(bad) or "it returned a run whose step is no later (return run.next(...))"
-    cause = _replayed(step, run, batch)
+    with contextlib.suppress(Exception):
+        batch = feed.batch(chunk.end - 1)
+        cause = _replayed(step, run, batch)
+        found = f". {explain(step, run, batch)}" if why and bad else ""
     because = f", because {cause}" if cause else ""
-    found = f". {explain(step, run, batch)}" if why and bad else ""
     error = ValueError(f"step {chunk.end - 1} was refused: {what}{because}{found}")
     error.__cause__ = cause
     error.batch = batch  # type: ignore[attr-defined]

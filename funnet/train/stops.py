@@ -29,10 +29,12 @@ class Stops:
                     self._usual[number] = signal.signal(number, self._remember)
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         for number, handler in self._usual.items():
             signal.signal(number, handler)
         self._usual = {}
+        if kind is None and self.asked is not None:  # it came too late for the training to see it
+            raise self.error()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.asked is not None and number == signal.SIGINT:
@@ -51,6 +53,6 @@ def wait(array: jax.Array) -> None:
     """Waits for an array in Python, where a signal is seen, not inside XLA, where none is."""
     pause = 1e-5
     with contextlib.suppress(AttributeError):  # an array of another kind is waited for by its use
-        while not array.is_ready():
+        while not array.is_ready():  # type: ignore[attr-defined]
             time.sleep(pause)
             pause = min(pause * 2, 2e-3)

@@ -1,10 +1,10 @@
 """A training under way: steps, and what is due between them: validations, saves, stops."""
 
+import contextlib
 import dataclasses
-import errno
 import functools
+import signal
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta as Time
 from typing import Any
@@ -12,14 +12,15 @@ from typing import Any
 from funnet.store.tensors import save
 from funnet.train.archive import Archive
 from funnet.train.best import Best, Progress
+from funnet.train.endings import with_run
+from funnet.train.feed import Feed
 from funnet.train.log import Log, plain
-from funnet.train.loop import Chunk, Feed, advance, copied, with_run
-from funnet.train.refusal import refusal, unsound
+from funnet.train.loop import Chunk, advance, copied
+from funnet.train.refusal import refusal
 from funnet.train.run import Run
 from funnet.train.saver import Saver
 from funnet.train.step import Step
 from funnet.train.stops import Stops
-from funnet.train.totals import spelt
 
 SKIPS = 100  # refused steps in a row that are passed over, and no more
 
@@ -35,8 +36,12 @@ class Plan:
     best: Best | None
     patience: int | None
     on_nonfinite: str
-    on_save_error: str
     fuse: int | None
+
+    @property
+    def refusals(self) -> int:
+        """How many refused steps in a row end the training."""
+        return SKIPS if self.on_nonfinite == "skip" else 1
 
     def pause(self, at: int) -> int:
         """The next step at which something is due."""
@@ -75,16 +80,18 @@ class Training:
         self.at = int(run.step)
         self.saver, self.saved_at = Saver(), time.monotonic()
         self.saved_step = -1 if archive is None else archive.saved  # or being saved
-        self.skips = 0  # in a row
+        self.row = 0  # steps refused in a row
 
     def run_through(self) -> Run:
         """Takes the steps that are left; whatever ends that early has the run, and saves it."""
         try:
+            self._tell_of_folder()
             self._take_steps()
         except BaseException as error:
             with_run(error, self.run)
             if kept := self._rescue():
                 error.add_note(kept)
+                self._tell_of_stop(kept)
             raise
         return self.run
 
@@ -93,48 +100,73 @@ class Training:
         if self.saved_step < self.at:
             self._save()
         self._pause()  # for a training that was cut before its last validation
-        while self.at < plan.stop and not self.progress.over:
-            skip = plan.on_nonfinite == "skip"
+        while self.at < plan.stop and not self._over():
             target = plan.pause(self.at)
-            chunks = advance(self.step, self.run, self.feed, target, plan.fuse, skip)
-            for run, chunk in chunks:
+            how = plan.fuse, plan.refusals, self.row
+            for run, chunk in advance(self.step, self.run, self.feed, target, *how):
                 self.run = run
                 self._taken(chunk)
             self._pause()
         self.saver.wait()
         self._check()
+        self._heed()
+
+    def _over(self) -> bool:
+        """Whether patience has come to its end."""
+        return self.plan.patience is not None and self.progress.stale >= self.plan.patience
 
     def _rescue(self) -> str:
         """Saves the run if it is not yet saved; what to say of it. Never raises an error."""
-        if self.archive is None or self.stops.at_once:
+        if self.archive is None:
             return ""
-        folder = self.archive.folder
+        folder, why = self.archive.folder, ""
         try:
             self.saver.wait()
-            if self.archive.saved < self.at:
+            if self.archive.saved < self.at and not self.stops.at_once:
                 self._job()()
-        except Exception as error:
-            kept = f"the last whole checkpoint is of step {max(self.archive.saved, 0):,}"
-            return f"it could not be saved in {folder} ({error}); {kept}"
-        return f"and is saved in {folder}: the same command goes on from step {self.at:,}"
+        except BaseException as error:  # a signal, too: what ended the training comes first
+            why = f" ({str(error) or type(error).__name__})"
+        saved = self.archive.saved
+        if saved >= self.at:
+            return f"it is saved in {folder}: the same command goes on from step {self.at:,}"
+        last = (
+            f"the last checkpoint is of step {saved:,}" if saved >= 0 else "no checkpoint is there"
+        )
+        if self.stops.at_once:
+            return f"it was not waited for; in {folder} {last}"
+        return f"it could not be saved in {folder}{why}; {last}"
+
+    def _tell_of_folder(self) -> None:
+        """Says that a training goes on, or is finished."""
+        if self.archive is not None and self.archive.saved == self.at:
+            over = self.at >= self.plan.stop or self._over()
+            what = f"is finished: {self.at:,} steps" if over else f"goes on from step {self.at:,}"
+            self._say(f"{self.archive.folder} {what}")
+
+    def _tell_of_stop(self, kept: str) -> None:
+        if self.stops.asked is not None:
+            name = "Ctrl-C" if self.stops.asked == signal.SIGINT else self.stops.asked.name
+            self._say(f"stopped by {name} at step {self.at:,}; {kept}")
+
+    def _say(self, text: str) -> None:
+        if self.log.progress.on:
+            self.log.progress.line(text)
 
     def _save(self) -> None:
         """Begins to save the run as it is now; an error is met after the next steps."""
         if self.archive is not None:
+            self.saver.wait()
             self._check()
-            try:
-                self.saver.submit(self._job())
-            except OSError as error:
-                self._failed(error)
+            self.saver.submit(self._job())
             self.saved_at, self.saved_step = time.monotonic(), self.at
 
     def _job(self) -> Callable[[], None]:
         assert self.archive is not None
-        progress, best = self.progress, self.progress.best
+        best, log = self.progress.best, self.log.state()
         facts = {
-            "progress": dataclasses.asdict(progress),
-            "metrics": progress.metrics,
-            "log": self.log.state(),
+            "progress": dataclasses.asdict(self.progress),
+            "metrics": self.progress.metrics,
+            "log": log if log["step"] == self.at else None,  # else an error came between
             "position": self.feed.position(self.at),
         }
         step = None if best is None else best["step"]
@@ -142,55 +174,56 @@ class Training:
 
     def _taken(self, chunk: Chunk) -> None:
         """What is to be done after each dispatch."""
-        skip, refused = self.plan.on_nonfinite == "skip", chunk.refused
-        if skip:
-            self._count_skips(chunk)
-        taken = len(refused) if skip or not refused[-1] else len(refused) - 1
+        self.row, stopped = chunk.row, chunk.row >= self.plan.refusals
+        taken = len(chunk.refused) - (stopped and self.plan.refusals == 1)
         self.at = chunk.start + taken
         self._tell(chunk, taken)
-        if taken < len(refused) or self.skips >= SKIPS:
+        if stopped:
             raise self._refused(chunk)
         self._check()
-        if self.stops.asked is not None:
-            raise self.stops.error()
+        self._heed()
         if self._time_to_save() and not self.saver.busy:
             self._save()
 
+    def _heed(self) -> None:
+        """Stops where a signal has asked for it."""
+        if self.stops.asked is not None:
+            raise self.stops.error()
+
     def _time_to_save(self) -> bool:
+        """Whether it is; a step that is to be validated is saved after that."""
         every = self.plan.save_every
-        return isinstance(every, Time) and time.monotonic() - self.saved_at >= every.total_seconds()
+        if not isinstance(every, Time) or self._validation_is_due():
+            return False
+        return time.monotonic() - self.saved_at >= every.total_seconds()
 
     def _tell(self, chunk: Chunk, taken: int) -> None:
         epoch, skipped = self.feed.epoch(self.at), chunk.refused[:taken]
         tell = functools.partial(self.log.steps_taken, epoch=epoch, skipped=skipped)
         self._written(lambda: tell(chunk.start, taken, chunk.metrics))
 
-    def _count_skips(self, chunk: Chunk) -> None:
-        for i, refused in enumerate(chunk.refused):
-            self.skips = self.skips + 1 if refused else 0
-            if refused and not unsound(chunk, i):
-                self.skips = SKIPS  # nothing was wrong with it: a step that never moves on
-
     def _refused(self, chunk: Chunk) -> ValueError:
         at, why = chunk.end - 1, self.plan.on_nonfinite == "explain"
-        batch = self.feed.batch(at)
-        error = refusal(self.step, self.run, batch, chunk, why)
-        if self.skips >= SKIPS:
-            error.add_note(f"{self.skips} steps in a row are passed over, and no more")
+        error = refusal(self.step, self.run, self.feed, chunk, why)
+        if self.plan.refusals > 1:
+            error.add_note(f"{self.row} steps in a row were passed over, and no more are")
         if why and self.archive is not None:
             path = self.archive.folder / f"refused-{at:08d}.safetensors"
-            save(path, dict(batch))
-            error.add_note(f"its batch is in {path}, for fn.load")
+            with contextlib.suppress(Exception):  # nothing is to hide the refusal
+                save(path, dict(error.batch))  # type: ignore[attr-defined]
+                error.add_note(f"its batch is in {path}, for fn.load")
         return error
 
     def _pause(self) -> None:
         """A validation and a save, where they are due."""
-        plan, at = self.plan, self.at
-        improved = self._validated() if self._validation_is_due() else False
-        every = plan.save_every
-        due = at == plan.stop or self.progress.over or (isinstance(every, int) and at % every == 0)
+        plan, at, every = self.plan, self.at, self.plan.save_every
+        improved = False
+        if self._validation_is_due():
+            improved = self._validated() or self.saved_step == at  # which knows nothing of it
+        due = at == plan.stop or self._over() or (isinstance(every, int) and at % every == 0)
         if improved or (due and self.saved_step < at):
             self._save()
+        self._heed()
 
     def _validation_is_due(self) -> bool:
         due = self.at == self.plan.stop or self.at % self.plan.validate_every == 0
@@ -201,10 +234,8 @@ class Training:
         """Validates; whether it was the best so far."""
         assert self.plan.validate is not None
         numbers = plain(self.plan.validate(copied(self.run)))  # of a copy, which may be kept
+        improved = self.progress.validation(self.at, numbers, self.plan.best)
         self._written(lambda: self.log.entry(self.at, "validation", numbers))
-        improved = self.progress.validation(self.at, spelt(numbers), self.plan.best)
-        patience = self.plan.patience
-        self.progress.over = patience is not None and self.progress.stale >= patience
         return improved
 
     def _check(self) -> None:
@@ -213,17 +244,7 @@ class Training:
 
     def _written(self, write: Callable[[], None]) -> None:
         """Writes, and does as the user chose where that cannot be done."""
-        try:
+        if self.archive is None:
             write()
-        except OSError as error:
-            self._failed(error)
-
-    def _failed(self, error: OSError) -> None:
-        folder = "" if self.archive is None else f" in {self.archive.folder}"
-        what = f"the training cannot write{folder}: {error.strerror or error}"
-        if self.plan.on_save_error == "continue":
-            warnings.warn(f"{what}; it goes on, and tries again at the next save", stacklevel=2)
-            return
-        cure = "its whole checkpoints stay. Make room, or give another folder, and run the same "
-        cure += "command again; on_save_error='continue' lets a training go on without"
-        raise OSError(error.errno or errno.EIO, f"{what}; {cure}") from error
+        else:
+            self.archive.writes(write)
