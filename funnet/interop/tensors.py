@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from funnet.describe import is_array
 from funnet.select import select
+from funnet.store.tensors import read as stored
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
@@ -22,7 +22,7 @@ def read(tensors: Any) -> dict[str, np.ndarray]:
     Raises:
         TypeError: if `tensors` is neither, or a value is no tensor.
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is a pickle, or no safetensors file.
+        ValueError: if the file is a pickle, no safetensors file, or damaged.
     """
     if isinstance(tensors, str | Path):
         return _file(Path(tensors))
@@ -107,10 +107,4 @@ def _file(path: Path) -> dict[str, np.ndarray]:
             f"{path} is a pickle, which can run code of its maker's when read: save the weights "
             "with safetensors.torch.save_file, or pass torch.load(path, weights_only=True)"
         )
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path} to read tensors from")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+    return stored(path)

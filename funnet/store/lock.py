@@ -31,12 +31,12 @@ class Lock:
             BlockingIOError: if a living process, or another training in this one, has it.
             OSError: if the folder cannot be written.
         """
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._open()
         try:
-            _lock(handle)
+            _lock(self.handle)
         except BlockingIOError:
-            holder = _told(handle)
-            os.close(handle)
+            holder = _told(self.handle)
+            self._close()
             raise BlockingIOError(
                 f"{self.path.parent} is being written by {holder}: wait for it, or give this "
                 "training another folder"
@@ -44,37 +44,55 @@ class Lock:
         except OSError as error:  # a file system without locks
             alone = "see to it that only one process writes into the folder"
             warnings.warn(f"{self.path} cannot be locked ({error}): {alone}", stacklevel=2)
-        self.handle = handle
-        _holding.add(handle)
-        who = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%FT%T%z")}
-        with contextlib.suppress(OSError):  # a disk too full for it is met by the first save
-            os.ftruncate(handle, 0)
-            os.lseek(handle, 0, os.SEEK_SET)
-            os.write(handle, json.dumps(who).encode() + b"\n")
+        _tell(self.handle)
 
     def release(self) -> None:
         """Gives the folder back; the file stays, for who deletes it may delete another's lock."""
         if self.handle >= 0:
-            _holding.discard(self.handle)
             with contextlib.suppress(OSError):
                 os.ftruncate(self.handle, 0)
-            os.close(self.handle)
-            self.handle = -1
+                _unlock(self.handle)  # for a child, too, that is only now leaving it to its parent
+            self._close()
+
+    def _open(self) -> None:
+        if self.handle >= 0:
+            raise BlockingIOError(f"{self.path.parent} is being written by this very training")
+        try:
+            self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            cure = "a training writes into its folder, so give it one that can be written"
+            raise OSError(error.errno, f"{error.strerror} ({cure})", str(self.path)) from None
+        _held.add(self)
+
+    def _close(self) -> None:
+        handle, self.handle = self.handle, -1
+        _held.discard(self)
+        os.close(handle)
 
 
-_holding: set[int] = set()
+_held: set[Lock] = set()
 
 
 def _leave_to_parent() -> None:
     """In a forked child: a lock that a child holds too would outlive its owner."""
-    for handle in _holding:
+    for lock in _held:
+        handle, lock.handle = lock.handle, -1  # or the child's release would hit another file
         with contextlib.suppress(OSError):
             os.close(handle)
-    _holding.clear()
+    _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+def _tell(handle: int) -> None:
+    """Writes who holds the lock; a disk too full for it is met by the first save."""
+    who = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%FT%T%z")}
+    with contextlib.suppress(OSError):
+        os.ftruncate(handle, 0)
+        os.lseek(handle, 0, os.SEEK_SET)
+        os.write(handle, json.dumps(who).encode() + b"\n")
 
 
 def _lock(handle: int) -> None:
@@ -88,6 +106,11 @@ def _lock(handle: int) -> None:
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
     except OSError as error:
         raise BlockingIOError(*error.args) from None
+
+
+def _unlock(handle: int) -> None:
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 def _told(handle: int) -> str:

@@ -4,19 +4,30 @@ The last entry, `sha256`, is the SHA-256 of the whole file with sixty-four zeros
 that no bit of the file can change unnoticed. It reads as plain JSON.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from funnet.store import durable
+
+MOST = 2**26  # bytes: what is longer is none of ours, and is not read into memory
 _BLANK = b"0" * 64
 _SEAL = re.compile(rb'\A(\{.*"sha256": ")([0-9a-f]{64})("\n\}\n)\Z', re.DOTALL)
+# What may go well another time, and says nothing of the file.
+_PASSING = {
+    getattr(errno, name)
+    for name in ("EAGAIN", "EINTR", "EMFILE", "ENFILE", "ENOMEM", "ESTALE", "ETIMEDOUT")
+    if hasattr(errno, name)
+}
 
 
 class Damaged(ValueError):
-    """A file is not as it was written."""
+    """A file is not as it was written; raised from an `OSError` where it cannot be read at all."""
 
 
 def sealed(facts: Mapping[str, Any]) -> bytes:
@@ -32,6 +43,8 @@ def sealed(facts: Mapping[str, Any]) -> bytes:
         raise ValueError("the name 'sha256' is the seal's own")
     text = json.dumps({**facts, "sha256": _BLANK.decode()}, indent=1, allow_nan=False) + "\n"
     blank, end = text.encode(), b'"\n}\n'
+    if len(blank) > MOST:
+        raise ValueError(f"the facts are {len(blank):,} bytes of JSON, and {MOST:,} is the most")
     seal = hashlib.sha256(blank).hexdigest().encode()
     return blank.removesuffix(_BLANK + end) + seal + end
 
@@ -48,7 +61,10 @@ def opened(content: bytes) -> dict[str, Any]:
     before, seal, after = found.groups()
     if hashlib.sha256(before + _BLANK + after).hexdigest().encode() != seal:
         raise Damaged("its bytes are not those that were written")
-    facts = json.loads(content)
+    try:
+        facts = json.loads(content)
+    except (ValueError, RecursionError) as error:  # sealed by another hand than ours
+        raise Damaged(f"it is no manifest: {error}") from None
     del facts["sha256"]
     return facts
 
@@ -58,8 +74,24 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises:
         Damaged: if the file is missing, cannot be read or is not as it was written.
+        OSError: if memory or handles are short, which says nothing of the file.
     """
+    with reading(path):
+        if (size := durable.size(path)) > MOST:
+            raise Damaged(f"{path}: {size:,} bytes are too many for a manifest")
+        content = path.read_bytes()
     try:
-        return opened(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise Damaged(f"{path.name}: {error}") from error
+        return opened(content)
+    except Damaged as error:
+        raise Damaged(f"{path}: {error}") from None
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns what the disk says of a file into `Damaged`, but for what will pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise
+        raise Damaged(f"{path}: {error.strerror or error}") from error

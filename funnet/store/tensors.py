@@ -7,6 +7,8 @@ its numbers, which the format itself does not protect.
 """
 
 import hashlib
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from funnet.select import nest
-from funnet.store.durable import replacing
+from funnet.store.durable import make_folders, replacing
 
 Tree = Any
 
@@ -41,7 +43,7 @@ def save(path: str | Path, tree: Tree) -> None:
     (3,)
     """
     path, arrays = Path(path), on_host(tree)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     with replacing(path) as temporary:
         write(Path(temporary), arrays, {_DIGEST: digest(arrays)})
 
@@ -60,12 +62,15 @@ def load(path: str | Path, like: Tree = None) -> Tree:
             all that are missing, surplus or misshapen are listed.
     """
     stored = read(Path(path))
-    if like is None:
-        return nest({name: _device(name, array) for name, array in stored.items()})
-    if differences := compare(stored, named(like)):
+    if like is not None and (differences := compare(stored, named(like))):
         what = "; ".join(differences)
         raise ValueError(f"{path} does not match the tree that is asked for; {what}")
-    return rebuilt(stored, like)
+    try:
+        if like is None:
+            return nest({name: _device(name, array) for name, array in stored.items()})
+        return rebuilt(stored, like)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def on_host(tree: Tree) -> dict[str, np.ndarray]:
@@ -122,10 +127,21 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], facts: Mapping[str, str]
     Raises:
         OSError: if it cannot be written.
     """
+    path.touch()
+    usual = path.stat().st_mode
     try:
         save_file(dict(arrays), path, dict(facts))
     except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
+        raise _os_error(path, error) from error
+    path.chmod(usual)  # safetensors keeps it from others
+
+
+def _os_error(path: Path, error: SafetensorError) -> OSError:
+    """What safetensors tells in words, as the error of the system that it was."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is None or os.name == "nt":
+        return OSError(f"{path} cannot be written: {error}")
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(path))
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -133,7 +149,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged.
+        ValueError: if it is damaged, or holds numbers that NumPy has no arrays for.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path} to load")
@@ -143,6 +159,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
             sealed = (file.metadata() or {}).get(_DIGEST)
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+    except (AttributeError, ValueError) as error:  # float8, or a shape beyond all bounds
+        raise ValueError(f"{path} holds what no NumPy array can: {error}") from error
     if sealed is not None and sealed != digest(arrays):
         raise ValueError(f"{path} is damaged: its numbers are not those that were written")
     return arrays
@@ -156,7 +174,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     found = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         found.update(f"{name}\0{_kind(array)}\0".encode())
-        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 
