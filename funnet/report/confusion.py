@@ -150,10 +150,10 @@ def _mixed_up(found: Findings, most: int = 10) -> Markup:
     """The most frequent mistakes, as a table."""
     wrong = found.matrix * ~np.eye(len(found.matrix), dtype=bool)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    rows, totals = [], found.matrix.sum(axis=1)
+    rows = []
     for r, c in zip(*np.unravel_index(order, wrong.shape), strict=True):
         if wrong[r, c]:
-            share = f"{100 * wrong[r, c] / totals[r]:.1f}\xa0%"
+            share = f"{100 * wrong[r, c] / found.totals[r]:.1f}\xa0%"
             rows.append((found.classes[r], found.classes[c], f"{wrong[r, c]:,}", share))
     header = ("true class", "taken for", "times", "share of class")
     title = element("h3", "Mixed up most often")

@@ -36,6 +36,7 @@ class Findings:
 
     classes: list[str]
     matrix: np.ndarray  # how often each class (row) was taken for each (column)
+    totals: np.ndarray  # examples of each class, those without a prediction (NaN) among them
     examples: int
     wrong: int
     loss: float
@@ -85,7 +86,8 @@ def findings(
     ]
     finite = losses[np.isfinite(losses)]
     mean = float(finite.mean()) if len(finite) == len(losses) else float("nan")
-    return Findings(names, matrix, len(labels), int(wrong.sum()), mean, worst)
+    totals = np.bincount(labels, minlength=len(names))
+    return Findings(names, matrix, totals, len(labels), int(wrong.sum()), mean, worst)
 
 
 def _judged(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -141,7 +141,7 @@ def _rows(value: Any, depth: int) -> Iterator[tuple[Markup, Any]]:
     """A row for each leaf, indented below the name of its branch; a list of leaves is one."""
     branches = value.items() if isinstance(value, Mapping) else enumerate(value)
     for key, inner in branches:
-        name = element("span", key, class_=f"in{min(depth, 5)}" if depth else None)
+        name = element("span", key, class_=f"in{min(depth, 8)}" if depth else None)
         if isinstance(inner, list) and any(isinstance(x, Mapping | list) for x in inner):
             inner = {str(i): x for i, x in enumerate(inner)}
         if not isinstance(inner, Mapping) or not inner:

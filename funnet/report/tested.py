@@ -52,7 +52,7 @@ def _tile(mistake: Mistake) -> Markup:
 
 def _classes(found: Findings) -> Markup:
     """A bar for each class: in order if they are few, else the worst first."""
-    totals = found.matrix.sum(axis=1)
+    totals = found.totals
     shares = np.diag(found.matrix) / np.maximum(totals, 1)
     order = np.arange(len(totals))
     if len(totals) > READABLE:

@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
     facts: dict[str, Callable[[], Any]] = {
         "python": platform.python_version,
         **{name: lambda name=name: importlib.metadata.version(name) for name in PACKAGES},
-        "platform": lambda: f"{platform.system()} {platform.release()} {platform.machine()}",
+        "platform": platform.platform,
         "devices": lambda: dict(Counter(device.device_kind for device in jax.devices())),
         "processes": jax.process_count,
         "cores": _cores,

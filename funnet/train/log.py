@@ -86,13 +86,18 @@ class Log:
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any = None, *_: Any) -> None:
         self.progress.close()
-        with contextlib.suppress(OSError):  # a full disk must not hide what ended the training
-            if self.at > self.told:  # cut short: what is not yet a full line is one all the same
-                self.entry(self.at, "train", self._means())
-        if self.lines is not None:
-            self.lines.close()
+        hidden = OSError if kind is None else Exception  # must not hide what ended the training
+        try:
+            with contextlib.suppress(hidden):
+                if (
+                    self.at > self.told
+                ):  # cut short: what is not yet a full line is one all the same
+                    self.entry(self.at, "train", self._means())
+        finally:
+            if self.lines is not None:
+                self.lines.close()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of the line that is not yet full, as JSON has it.
@@ -123,7 +128,7 @@ class Log:
         if self.progress.on and kind == "validation":
             self.progress.line(f"step {step:,}: validation {text(numbers)}")
         for hook in self.hooks:
-            hook(step, kind, numbers)
+            hook(step, kind, dict(numbers))
 
     def steps_taken(
         self,

@@ -23,7 +23,7 @@ class Progress:
     def __init__(self, steps: int, on: bool | None = None, stream: TextIO | None = None):
         self.steps = steps
         self.stream = cast(TextIO, sys.stderr if stream is None else stream)
-        wanted = "PYTEST_CURRENT_TEST" not in os.environ if on is None else on
+        wanted = not _tested() if on is None else on
         self.on = wanted and self.stream is not None  # as it is without a console
         self.live = self.on and self.stream.isatty()
         self.render = _renderer(self.stream) if self.live else _plain
@@ -70,6 +70,11 @@ class Progress:
             return ""
         rate = (step - first) / (now - begun)
         return f"{_brief(rate)} steps/s  {_clock(int((self.steps - step) / rate))} left"
+
+
+def _tested() -> bool:
+    """Whether this very process runs a test; one that a test has started prints as ever."""
+    return "pytest" in sys.modules and "PYTEST_CURRENT_TEST" in os.environ
 
 
 def text(numbers: Mapping[str, Any]) -> str:

@@ -98,6 +98,7 @@ def test_logits_that_are_nan_are_mistakes_and_come_first(tested, tmp_path, page)
     found = page(fn.report(tmp_path, model, run, {**data, "image": images}))
     assert found.all("figcaption")[0]["text"] == "0 taken for nothing (NaN)#5"
     assert "3 of 6 wrong" in found.all("p", class_="verdict")[0]["text"]
+    assert found.all("span", class_="share")[0]["text"] == "50.0 % of 2"
 
 
 def test_a_hundred_classes_are_a_heat_map_with_counts_under_the_pointer(tmp_path, page):

@@ -155,7 +155,7 @@ def test_dataclasses_and_what_they_hold():
         (optax.constant_schedule(0.1), {"function": "optax.schedules._schedule.constant_schedule",
                                         "value": 0.1}),
     ],
-    ids=str,
+    ids=lambda x: re.sub(r" at 0x\w+", "", str(x)),
 )  # fmt: skip
 def test_values_of_any_kind(value, plain):
     assert strict(plain_settings(value)) == plain

@@ -358,3 +358,17 @@ def test_what_a_hook_raises_ends_the_training(tmp_path, lines):
         take(log, 0, STEPS)
     assert [line["step"] for line in lines(tmp_path)] == [5]
     log.lines.close()
+
+
+def test_what_a_hook_raises_at_the_end_does_not_hide_what_ended_the_training(tmp_path, lines):
+    def hook(step, kind, numbers):
+        raise RuntimeError("the hook")
+
+    def training():
+        with Log(tmp_path, 0, STEPS, hooks=[hook]) as log:
+            take(log, 0, 7)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training()
+    assert [line["step"] for line in lines(tmp_path)] == [7]
