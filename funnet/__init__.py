@@ -63,8 +63,7 @@ from funnet.lift import remat as remat
 from funnet.lift import repeat as repeat
 from funnet.mixed import mixed as mixed
 from funnet.model import Model as Model
-from funnet.report.page import report as report
-from funnet.report.tensorboard import tensorboard as tensorboard
+from funnet.reports.tensorboard import tensorboard as tensorboard
 from funnet.scope import Scope as Scope
 from funnet.scope import layer as layer
 from funnet.store.tensors import load as load
@@ -78,6 +77,7 @@ from funnet.train.evaluate import predict as predict
 from funnet.train.fit import fit as fit
 from funnet.train.objective import classification as classification
 from funnet.train.objective import regression as regression
+from funnet.train.report import report as report
 from funnet.train.run import Run as Run
 from funnet.train.step import guarded as guarded
 from funnet.train.step import train_step as train_step

@@ -66,6 +66,9 @@ UPWARD = {
     "layers": ("train", "data", "models", "optim", "losses", "interop", "model"),
     "losses": ("layers", "train", "data", "models", "model"),
     "train": ("models", "interop"),
+    "optim": ("layers", "train", "data", "models", "model", "interop", "reports"),
+    "store": ("layers", "train", "data", "models", "model", "interop", "reports", "optim"),
+    "reports": ("train", "data", "models", "layers", "interop", "optim"),
     "data": ("train", "models", "model", "interop"),
     "models": ("train", "data", "interop", "losses", "optim"),
     "interop": ("train", "data", "models", "layers", "losses", "ops"),
@@ -134,7 +137,20 @@ def test_the_rule_above_can_fail(code):
     assert list(unsafe(ast.parse(code)))
 
 
-HEAVY = {"matplotlib", "sklearn", "torch", "chex", "PIL", "tyro", "flax", "pandas", "IPython"}
+HEAVY = {
+    "rich",
+    "tensorboard",
+    "grain",
+    "matplotlib",
+    "sklearn",
+    "torch",
+    "chex",
+    "PIL",
+    "tyro",
+    "flax",
+    "pandas",
+    "IPython",
+}
 REPORT = """
 import json, sys, time
 start = time.process_time()

@@ -10,7 +10,19 @@ import pytest
 import funnet
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-HEAVY = ("matplotlib", "sklearn", "PIL", "tyro", "torch", "scipy", "pandas", "chex")
+HEAVY = (
+    "rich",
+    "tensorboard",
+    "grain",
+    "matplotlib",
+    "sklearn",
+    "PIL",
+    "tyro",
+    "torch",
+    "scipy",
+    "pandas",
+    "chex",
+)
 SCRIPT = """
 import sys
 import jax

@@ -2,6 +2,7 @@
 
     run.json        what was asked for, and where it ran
     metrics.jsonl   the numbers, by `log.py`
+    report.html     all that as a page
     checkpoints/    see `funnet.store.checkpoints`
     lock            held by the process that trains
 
@@ -19,13 +20,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from funnet.reports import page
 from funnet.store import durable
 from funnet.store.checkpoints import Checkpoint, Checkpoints
+from funnet.store.lines import parsed
 from funnet.store.lock import Lock
 from funnet.store.tensors import compare, named, on_host, rebuilt
 from funnet.train.hooks import of_hook
 from funnet.train.identity import Facts, differences, same_program
-from funnet.train.lines import parsed
 from funnet.train.run import Run
 
 T = TypeVar("T")
@@ -132,6 +134,13 @@ class Archive:
         """Writes `run.json`."""
         text = json.dumps(dict(facts), indent=1, allow_nan=False, default=str)
         durable.write_bytes(self.folder / "run.json", text.encode() + b"\n")
+
+    def show(self) -> None:
+        """Writes `report.html`, as well as that can be done: it is not to end a training."""
+        try:
+            page.write(self.folder)
+        except Exception as error:
+            warnings.warn(f"{self.folder} has no report: {error}", stacklevel=2)
 
     def job(
         self, run: Run, facts: Mapping[str, Any], best: int | None, flush: Callable[[], None]

@@ -120,6 +120,7 @@ def fit(
             begin = _taken_up(run, archive, feed)
             if archive is not None and begin.at < stop:
                 _describe(archive, stop, batches)
+                stack.callback(archive.show)  # when the log has written its last line
             stops = stack.enter_context(Stops())
             log = stack.enter_context(closing(_log(archive, begin, stop, how)))
             who = begin.run, begin.progress

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from funnet.train.lines import Lines
+from funnet.store.lines import Lines
 from funnet.train.progress import Progress, text
 from funnet.train.totals import is_metric as is_metric
 from funnet.train.totals import joined as joined

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from funnet.train.whole import write_whole
+from funnet.store.durable import write_bytes
 
 
 class Lines:
@@ -69,7 +69,7 @@ def _trimmed(path: Path, start: int, since: int) -> float:
             seconds = found if isinstance(found, int | float) else seconds
     after = b"".join(kept)
     if after != before:
-        write_whole(path, after)
+        write_bytes(path, after)
     return float(seconds)
 
 

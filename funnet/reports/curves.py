@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from funnet.report.reading import Curve
+from funnet.reports.reading import Curve
 
 POINTS = 600  # of a curve that is drawn: more than a screen can tell apart
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from funnet.report.curves import finite, smoothed, thinned
-from funnet.report.markup import Markup, element
-from funnet.report.reading import Curve
-from funnet.report.words import linear_ticks, log_ticks, number, tick_labels
+from funnet.reports.curves import finite, smoothed, thinned
+from funnet.reports.markup import Markup, element
+from funnet.reports.reading import Curve
+from funnet.reports.words import linear_ticks, log_ticks, number, tick_labels
 
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 10, 24  # margins; one more line below where epochs are known

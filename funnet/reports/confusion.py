@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from funnet.report.markup import Markup, element, table
-from funnet.report.mistakes import Findings
+from funnet.reports.markup import Markup, element, table
+from funnet.reports.mistakes import Findings
 
 READABLE, DRAWN = 20, 200  # classes: with counts in the cells; at all
 SIDE = {True: 560, False: 960}  # of the drawing, in pixels

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import funnet as fn
-from funnet.report.mistakes import findings
-from funnet.report.png import encode, shown
+from funnet.reports.mistakes import findings
+from funnet.reports.png import encode, shown
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_the_matrix_is_that_of_the_metric(tested):
     model, run, data = tested
     logits = jnp.asarray(fn.predict(model, run, data["image"]))
     expected = fn.metrics.confusion_matrix(logits, data["label"]).value
-    assert findings(*tested).matrix.tolist() == expected.tolist()
+    assert findings(logits, data).matrix.tolist() == expected.tolist()
 
 
 def test_every_count_of_the_matrix_is_on_the_page(found):

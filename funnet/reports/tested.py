@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 
-from funnet.report.confusion import READABLE, confusion
-from funnet.report.markup import Markup, element
-from funnet.report.mistakes import Findings, Mistake
-from funnet.report.png import data_uri
-from funnet.report.sections import section
-from funnet.report.words import number
+from funnet.reports.confusion import READABLE, confusion
+from funnet.reports.markup import Markup, element
+from funnet.reports.mistakes import Findings, Mistake
+from funnet.reports.png import data_uri
+from funnet.reports.sections import section
+from funnet.reports.words import number
 
 
 def verdict(found: Findings) -> str:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from funnet.report.chart import chart, is_share
-from funnet.report.curves import finite
-from funnet.report.markup import Markup, element, joined, table
-from funnet.report.reading import Curve, Record, as_number
-from funnet.report.words import duration, moment, number, size
+from funnet.reports.chart import chart, is_share
+from funnet.reports.curves import finite
+from funnet.reports.markup import Markup, element, joined, table
+from funnet.reports.reading import Curve, Record, as_number
+from funnet.reports.words import duration, moment, number, size
 
 FIRST, LAST = ("loss", "accuracy"), ("learning_rate", "gradient_norm")  # order of the curves
 CHARTS = 24  # at most, so that a page stays small

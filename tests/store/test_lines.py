@@ -5,10 +5,10 @@ import os
 
 import numpy as np
 import pytest
-
-from funnet.train.lines import Lines, parsed
-from funnet.train.log import Log
 from funnet.train.whole import write_whole
+
+from funnet.store.lines import Lines, parsed
+from funnet.train.log import Log
 
 
 def line(step, kind="train", **more):

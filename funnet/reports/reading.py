@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from funnet.train.lines import parsed
+from funnet.store.lines import parsed
 
 
 @dataclasses.dataclass

@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funnet.report.curves import smoothed, thinned
-from funnet.report.reading import Curve
-from funnet.report.words import duration, linear_ticks, log_ticks, moment, number, size, tick_labels
+from funnet.reports.curves import smoothed, thinned
+from funnet.reports.reading import Curve
+from funnet.reports.words import (
+    duration,
+    linear_ticks,
+    log_ticks,
+    moment,
+    number,
+    size,
+    tick_labels,
+)
 
 reals = st.floats(-1e12, 1e12, allow_nan=False)
 

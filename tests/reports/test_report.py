@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import funnet as fn
-from funnet.report import page as page_module
+from funnet.reports import page as page_module
 
 
 def line(step, kind="train", **numbers):

@@ -9,10 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funnet import checks
-from funnet.model import Model
-from funnet.report.png import shown
-from funnet.train.evaluate import predict
-from funnet.train.run import Run
+from funnet.reports.png import shown
 
 WORST = 24  # mistakes that are shown
 ASIDE = ("label", "id", "weight")  # entries of data that no model takes
@@ -44,14 +41,13 @@ class Findings:
 
 
 def findings(
-    model: Model, run: Run, data: Mapping[str, Any], classes: Sequence[str] | None = None
+    logits: np.ndarray, data: Mapping[str, Any], classes: Sequence[str] | None = None
 ) -> Findings:
-    """Predicts all of `data` and compares with its labels.
+    """Compares what a classifier says of `data` with its labels.
 
     Args:
-        model: gives logits `(N, classes)` for the data's `image`, `input` or only other entry.
-        run: its parameters and state.
-        data: arrays by name, among them `label` `(N,)`.
+        logits: what it says, `(N, classes)`.
+        data: arrays by name, among them `label` `(N,)` and what the logits are of.
         classes: a name for each class; by default their numbers.
 
     Raises:
@@ -59,9 +55,8 @@ def findings(
         ValueError: if the data has no labels, an entry for the model cannot be told, labels and
             logits do not belong together, or there is not a name for each class.
     """
-    name = _input(data)
-    inputs, labels = data[name], np.asarray(data["label"])
-    logits = np.asarray(predict(model, run, inputs)).astype(np.float64)
+    inputs, labels = data[entry(data)], np.asarray(data["label"])
+    logits = np.asarray(logits).astype(np.float64)
     if logits.ndim != 2:
         raise ValueError(f"the model gave {logits.shape}, a report needs logits (N, classes)")
     checks.labels(labels, jnp.asarray(logits, jnp.float32))
@@ -103,8 +98,12 @@ def _judged(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.where(np.isnan(losses), np.inf, losses), guesses, np.where(void, np.nan, confidence)
 
 
-def _input(data: Mapping[str, Any]) -> str:
-    """The entry of the data that the model takes."""
+def entry(data: Mapping[str, Any]) -> str:
+    """The name of the entry that a model takes.
+
+    Raises:
+        ValueError: if it cannot be told, or there is no `label`.
+    """
     if not isinstance(data, Mapping) or "label" not in data:
         what = sorted(data) if isinstance(data, Mapping) else type(data).__name__
         raise ValueError(f"data must be a dict of arrays with a 'label' entry, got {what}")
