@@ -150,11 +150,11 @@ class Reader:
             return not self.closed
 
     def _fits(self) -> bool:
-        if self._blocks and not self._blocks[-1].complete:
+        waiting = [block for block in self._blocks if block.start >= self.next]
+        if not waiting:
             return True
-        waiting = [block.bytes for block in self._blocks if block.start >= self.next]
-        few = self.read - self.next < 2 * ROWS
-        return not waiting or (few and sum(waiting) + waiting[-1] <= AHEAD)
+        size = sum(block.bytes for block in waiting) + waiting[-1].bytes * waiting[-1].complete
+        return self.read - self.next < 2 * ROWS and size <= AHEAD
 
     def _lay(self, batch: Batch, position: Any) -> None:
         """Makes a batch that was read one that can be taken."""

@@ -162,9 +162,11 @@ def test_the_thread_waits_for_no_block_to_be_used_up_to_read_the_next_one(small)
         assert len(source.asked) > 4
 
 
-@pytest.mark.parametrize(("width", "most"), [(1, 16), (4, 4), (100, 4)])
-def test_what_is_read_ahead_is_bounded(width, most, small):
-    source, at = Numbers((width,)), 0
+@pytest.mark.parametrize(
+    ("widths", "most"), [((1,), 3 + 8), ((4,), 2), ((100,), 1), ((1, 2, 3), 3), ((100, 200), 1)]
+)
+def test_what_is_read_ahead_is_bounded(widths, most, small):
+    source, at = Numbers(widths), 0
     with Feed(source, 1000) as feed:
         for _ in range(20):
             at += feed.take(at, 2)[2]
