@@ -123,8 +123,7 @@ def fit(
                 stack.callback(archive.show)  # when the log has written its last line
             stops = stack.enter_context(Stops())
             log = stack.enter_context(closing(_log(archive, begin, stop, how)))
-            who = begin.run, begin.progress
-            run = Training(step, *who, plan, feed, log, stops, archive).run_through()
+            run = Training(step, *begin[:2], plan, feed, log, stops, archive).run_through()
     except BaseException as error:
         with_run(error, run)
         raise

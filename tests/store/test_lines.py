@@ -5,8 +5,8 @@ import os
 
 import numpy as np
 import pytest
-from funnet.train.whole import write_whole
 
+from funnet.store.durable import write_bytes
 from funnet.store.lines import Lines, parsed
 from funnet.train.log import Log
 
@@ -109,13 +109,13 @@ def test_steps_are_counted_though_their_line_cannot_be_written(tmp_path):
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "file"
-    write_whole(path, b"old")
+    write_bytes(path, b"old")
 
     def refuse(*_):
         raise OSError("no")
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="no"):
-        write_whole(path, b"new")
+        write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
