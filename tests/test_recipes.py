@@ -11,6 +11,7 @@ import urllib.request
 
 import jax
 import numpy as np
+import optax
 import pytest
 import tyro
 from PIL import Image
@@ -64,9 +65,9 @@ def test_digits_are_learnt(trained):
 
 def test_the_run_that_is_saved_is_the_one_that_was_tested(trained):
     settings, accuracy = trained
-    run = fn.Run(**{"state": {}, **fn.load(settings.folder / "run.safetensors")})
-    model = fn.Model(getattr(mnist, settings.model))
-    _, test = fn.data.digits()
+    model, (_, test) = fn.Model(getattr(mnist, settings.model)), fn.data.digits()
+    optimizer = mnist.adam(1) if settings.model == "cnn" else optax.sgd(0.01, momentum=0.9)
+    run = fn.restore(settings.folder, like=fn.Run.start(model, optimizer, test["image"]))
     guesses = fn.predict(model, run, test["image"]).argmax(axis=-1)
     assert (guesses == test["label"]).mean() == pytest.approx(accuracy)
 
@@ -77,7 +78,7 @@ def test_the_metrics_are_lines_of_json(trained):
     lines = [json.loads(line) for line in text.splitlines()]
     steps = [line["step"] for line in lines]
     assert steps == sorted(set(steps))
-    assert steps[-1] == fn.load(settings.folder / "run.safetensors")["step"]
+    assert f"{steps[-1]:08d}" == max(p.name for p in (settings.folder / "checkpoints").iterdir())
     assert {"loss", "accuracy", "gradient_norm", "kind", "seconds"} <= lines[-1].keys()
     assert lines[-1]["accuracy"] > 0.9
 
@@ -91,11 +92,24 @@ def test_the_picture_shows_predictions_and_mistakes(trained):
     side, row = picture.TILE + picture.GAP, picture.TILE + picture.CAPTION + picture.GAP
     assert width == 12 * side + picture.GAP
     assert height == -(-tiles // 12) * row + 2 * picture.CAPTION
-    assert sorted(p.name for p in settings.folder.iterdir()) == [
-        "metrics.jsonl",
-        "predictions.png",
-        "run.safetensors",
-    ]
+
+
+def test_the_folder_explains_itself(trained):
+    settings, accuracy = trained
+    names = ["checkpoints", "lock", "metrics.jsonl", "predictions.png", "report.html", "run.json"]
+    assert sorted(p.name for p in settings.folder.iterdir()) == names
+    told = json.loads((settings.folder / "run.json").read_text(encoding="utf8"))
+    assert told["settings"]["model"] == settings.model
+    assert f"{accuracy:.2%}".replace("%", " %") in (settings.folder / "report.html").read_text(
+        encoding="utf8"
+    ).replace("\xa0", " ")
+
+
+def test_a_second_run_over_the_first_is_finished(trained, capsys):
+    settings, accuracy = trained
+    before = (settings.folder / "metrics.jsonl").read_bytes()
+    assert mnist.main(settings) == accuracy
+    assert (settings.folder / "metrics.jsonl").read_bytes() == before
 
 
 def test_what_is_printed_says_what_was_measured(tmp_path, capsys):

@@ -76,7 +76,7 @@ class Log:
         self.at, self.since = start, kept["since"]  # the steps of the line that is not yet full
         self.skipped = kept["skipped"]
         self.sums = None if kept["sums"] is None else restored(kept["sums"])
-        self.told = start  # the step of the last train line
+        self.told = self.since  # the step of the last train line
         self.progress = Progress(steps, progress, stream)
         self.begun, self.lines = time.monotonic(), None
         if folder is not None:
