@@ -139,7 +139,7 @@ def _moved(optimizer: Optimizer, average: Any, params: Tree, updates: Tree) -> A
     if average is None or optimizer.decay is None:
         return None
     count = optax.safe_increment(average.count)
-    step = jnp.maximum(1 - optimizer.decay, 1 / count.astype(jnp.float32))
+    step = jnp.maximum(1 - optimizer.decay, 1 / jnp.asarray(count, jnp.float32))
     latest = jax.tree.map(widened, optax.apply_updates(params, updates))
     moved = optax.incremental_update(latest, average.params, step)
     return Average(count, jax.tree.map(lambda new, x: jnp.asarray(new, x.dtype), moved, latest))
