@@ -76,11 +76,12 @@ class Log:
         self.at, self.since = start, kept["since"]  # the steps of the line that is not yet full
         self.skipped = kept["skipped"]
         self.sums = None if kept["sums"] is None else restored(kept["sums"])
-        self.told = start  # the step of the last train line
+        # the step of the last train line; where no steps are left an unfinished one stays
+        self.told = start if start >= steps else self.since
         self.progress = Progress(steps, progress, stream)
         self.begun, self.lines = time.monotonic(), None
         if folder is not None:
-            self.lines = Lines(folder / "metrics.jsonl", start, self.since)
+            self.lines = Lines(folder / "metrics.jsonl", start, self.told)
             self.begun -= self.lines.seconds
 
     def __enter__(self) -> "Log":
@@ -88,11 +89,13 @@ class Log:
 
     def __exit__(self, *_: Any) -> None:
         self.progress.close()
-        with contextlib.suppress(OSError):  # a full disk must not hide what ended the training
-            if self.at > self.told:  # cut short: what is not yet a full line is one all the same
-                self.entry(self.at, "train", self._means())
-        if self.lines is not None:
-            self.lines.close()
+        try:
+            with contextlib.suppress(OSError):  # a full disk must not hide what ended the training
+                if self.at > self.told:  # cut short: what is no full line is one all the same
+                    self.entry(self.at, "train", self._means())
+        finally:
+            if self.lines is not None:
+                self.lines.close()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds of the line that is not yet full, as JSON has it.
