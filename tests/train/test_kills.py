@@ -30,7 +30,9 @@ class Process:
 
     def __init__(self, folder, cache, steps, *, whole=False, **how):
         context = multiprocessing.get_context("spawn" if whole else "forkserver")
-        context.set_forkserver_preload(["doomed"])  # each process is a fork of one that has imported
+        context.set_forkserver_preload(
+            ["doomed"]
+        )  # each process is a fork of one that has imported
         self.told, tell = context.Pipe(duplex=False)
         self.process = context.Process(target=train, args=(folder, cache, tell, steps), kwargs=how)
         self.process.start()

@@ -456,8 +456,10 @@ def test_random_keys_and_every_kind_of_number_go_on(tmp_path):
     assert jax.random.key_data(run.state["key"]).tolist() == (
         jax.random.key_data(end.state["key"]).tolist()
     )
-    data = [changed(r, state={**r.state, "key": jax.random.key_data(r.state["key"])})
-            for r in (run, end)]
+    data = [
+        changed(r, state={**r.state, "key": jax.random.key_data(r.state["key"])})
+        for r in (run, end)
+    ]
     assert_same(*data)
     assert run.state["key"].dtype == end.state["key"].dtype
 
