@@ -15,16 +15,16 @@ class Lines:
 
     Args:
         path: the file; its folder is made if missing.
-        start: the step at which the training begins. At 0 an earlier file is put aside; later
-            the lines up to `start` stay, and what comes after them (a torn last line, the lines of
-            a future that was lost) goes.
+        start: the step at which the training begins. The lines up to it stay, and what comes after
+            them (a torn last line, the lines of a future that was lost) goes.
         since: train lines later than this go too: their steps are still to be in a line.
+        fresh: whether the training is a new one, which puts an earlier one's file aside.
     """
 
-    def __init__(self, path: Path, start: int, since: int):
+    def __init__(self, path: Path, start: int, since: int, *, fresh: bool = False):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.seconds = 0.0  # of training behind the last line that stayed
-        if start == 0:
+        if fresh:
             _put_aside(path)
         elif path.exists():
             self.seconds = _trimmed(path, start, since)

@@ -85,9 +85,8 @@ class Archive:
                 raise
             if not self.go_on:
                 raise unwritable(self.folder, error) from error
-            what = f"{self.folder} cannot be written: {error.strerror or error}"
             then = "the training goes on, and tries again at the next save"
-            warnings.warn(f"{what}; {then}", stacklevel=2)
+            warnings.warn(f"{_reason(self.folder, error)}; {then}", stacklevel=2)
         return None
 
     def last(self, given: int) -> Checkpoint | None:
@@ -160,8 +159,7 @@ class Archive:
 
     def _look(self) -> None:
         """Sees to it that the folder is the one whose lock is held, not one made anew since."""
-        held = os.fstat(self.lock.handle)
-        if not os.path.samestat(held, os.stat(self.lock.path)):
+        if not os.path.samestat(os.fstat(self.lock.handle), os.stat(self.lock.path)):
             raise FileNotFoundError(errno.ENOENT, "it was removed, and made anew by another")
 
 
@@ -170,10 +168,14 @@ def unwritable(folder: Path, error: OSError) -> OSError:
     stays = "the whole checkpoints in it stay. " if (folder / CHECKPOINTS).is_dir() else ""
     return OSError(
         error.errno or errno.EIO,
-        f"{folder} cannot be written: {error.strerror or error}; {stays}Make it writable, or give "
-        "another folder, and run the same command again. A training under way goes on without it "
-        "with on_save_error='continue'",
+        f"{_reason(folder, error)}; {stays}Make it writable, or give another folder, and run the "
+        "same command again. A training under way goes on without it with on_save_error='continue'",
     )
+
+
+def _reason(folder: Path, error: OSError) -> str:
+    gone = isinstance(error, FileNotFoundError) and not folder.exists()
+    return f"{folder} cannot be written: {'it is gone' if gone else error.strerror or error}"
 
 
 def _another(folder: Path, told: list[str], alike: bool) -> str:

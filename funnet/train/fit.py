@@ -183,8 +183,7 @@ def _describe(archive: Archive, stop: int, batches: Batches | Source) -> None:
 
 def _log(archive: Archive | None, begin: Begin, stop: int, how: dict[str, Any]) -> Log:
     """The log, without a file where none can be written and that is to be no matter."""
-    resumed = begin.log if begin.at < stop else None  # a last line that is short is a last line
-    log = functools.partial(Log, start=begin.at, steps=stop, resumed=resumed, **how)
+    log = functools.partial(Log, start=begin.at, steps=stop, resumed=begin.log, **how)
     if archive is None:
         return log(None)
     return archive.writes(lambda: log(archive.folder)) or log(None)

@@ -46,7 +46,11 @@ def identity(step: Step, run: Run, batches: Batches | Source) -> Facts:
         "step": plain_settings(step),
         "versions": versions(),
     }
-    return json.loads(json.dumps(facts))
+    try:
+        return json.loads(json.dumps(facts))
+    except TypeError as error:
+        who = type(batches).__name__
+        raise TypeError(f"identity() of {who} must give what JSON can hold: {error}") from error
 
 
 def versions() -> dict[str, str]:

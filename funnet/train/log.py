@@ -76,11 +76,13 @@ class Log:
         self.at, self.since = start, kept["since"]  # the steps of the line that is not yet full
         self.skipped = kept["skipped"]
         self.sums = None if kept["sums"] is None else restored(kept["sums"])
-        self.told = self.since  # the step of the last train line
+        # the step of the last train line; where no steps are left an unfinished one stays
+        self.told = start if start >= steps else self.since
         self.progress = Progress(steps, progress, stream)
         self.begun, self.lines = time.monotonic(), None
         if folder is not None:
-            self.lines = Lines(folder / "metrics.jsonl", start, self.since)
+            fresh = resumed is None and start == 0
+            self.lines = Lines(folder / "metrics.jsonl", start, self.told, fresh=fresh)
             self.begun -= self.lines.seconds
 
     def __enter__(self) -> "Log":
@@ -91,9 +93,7 @@ class Log:
         hidden = OSError if kind is None else Exception  # must not hide what ended the training
         try:
             with contextlib.suppress(hidden):
-                if (
-                    self.at > self.told
-                ):  # cut short: what is not yet a full line is one all the same
+                if self.at > self.told:  # cut short: what is no full line is one all the same
                     self.entry(self.at, "train", self._means())
         finally:
             if self.lines is not None:

@@ -1,7 +1,10 @@
 """Ctrl-C and SIGTERM while a training runs: the first one asks it to stop, a second Ctrl-C does."""
 
+import atexit
 import contextlib
+import os
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -52,7 +55,30 @@ class Stops:
 def wait(array: jax.Array) -> None:
     """Waits for an array in Python, where a signal is seen, not inside XLA, where none is."""
     pause = 1e-5
-    with contextlib.suppress(AttributeError):  # an array of another kind is waited for by its use
-        while not array.is_ready():  # type: ignore[attr-defined]
+    try:
+        while not _ready(array):
             time.sleep(pause)
             pause = min(pause * 2, 2e-3)
+    except BaseException:
+        _abandoned.append(array)
+        raise
+
+
+def _ready(array: Any) -> bool:
+    """Whether it is computed; an array of another kind is waited for by its use."""
+    return not hasattr(array, "is_ready") or array.is_ready()
+
+
+_abandoned: list[jax.Array] = []  # what nobody waits for any more
+
+
+@atexit.register
+def _leave() -> None:
+    """Ends the process as Ctrl-C does: XLA would first wait for what nobody waits for."""
+    if all(_ready(array) for array in _abandoned):
+        return
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
