@@ -1,3 +1,5 @@
 """Stub."""
+
+
 def explain(step, run, batch):
     return "unexplained"
