@@ -89,9 +89,16 @@ def _members(path: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
                 if name in wanted:
                     wanted.remove(name)
                     yield name, _content(path, archive, member)
-            unpacked.read(_BATCH * _RECORD)  # past the end, where gzip compares its checksum
+            _read_out(path, unpacked)
     except tarfile.TarError as error:
         raise damaged(path, f"an unsound tar archive ({error})", "a whole one") from error
+
+
+def _read_out(path: Path, unpacked: gzip.GzipFile) -> None:
+    """Reads to the end, where gzip compares its checksum with what was read."""
+    while unpacked.read(_RECORD):
+        if unpacked.tell() > _ARCHIVE_LIMIT:
+            raise damaged(path, f"more than {_ARCHIVE_LIMIT} bytes", "the six files and no more")
 
 
 def _content(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -62,12 +62,24 @@ def unfinished(path: Path) -> Path:
 
 
 @contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Gives an error of the system the path, where it has none, as from a disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[str]:
     """A new file beside `path` that takes its place if the block ends well, else vanishes."""
     temporary = unfinished(path)
     try:
         open(temporary, "xb").close()
-        yield str(temporary)
+        with _naming(path):
+            yield str(temporary)
         flush(temporary)
         os.replace(temporary, path)
     except BaseException:
@@ -95,7 +107,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = unfinished(path)
     try:
         os.mkdir(temporary)
-        yield temporary
+        with _naming(path):
+            yield temporary
         for file in sorted(temporary.iterdir()):
             flush(file)
         flush(temporary)

@@ -119,5 +119,5 @@ def _told(handle: int) -> str:
         os.lseek(handle, 0, os.SEEK_SET)
         who = json.loads(os.read(handle, 4096))
         return f"process {who['process']} on {who['host']} since {who['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "another process"

@@ -1,4 +1,4 @@
-"""What tests of the disk ask for: a folder that this process may read and write, and small disks."""
+"""What tests of the disk ask for: disks of their own, small ones, that can be filled or locked."""
 
 import contextlib
 import subprocess
@@ -25,7 +25,7 @@ class Disk:
     @contextlib.contextmanager
     def full(self):
         """No byte is left on it."""
-        filler = self.place.parent / "disk" / "filler"
+        filler = self.place / "filler"
         with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(4096))
