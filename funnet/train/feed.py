@@ -1,5 +1,6 @@
 """What feeds the loop: data that lives on the device, or batches that a thread reads ahead."""
 
+import contextlib
 from typing import Any, Protocol
 
 import jax
@@ -127,9 +128,11 @@ class Feed:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is not None and self._reader is not None:  # the steps taken last may not have been
-            self._stop(back=self._reader.taken)
-        self.close()
+        if kind is None:
+            self.close()
+        elif self._reader is not None:  # the device may not have come to the end of the last steps
+            with contextlib.suppress(Exception):  # no trouble here may hide what went wrong
+                self._stop(back=self._reader.taken)
 
     def _reading(self, step: int) -> Reader:
         """The reader whose next step is `step`."""

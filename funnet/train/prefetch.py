@@ -158,7 +158,9 @@ class Reader:
 
     def _lay(self, batch: Batch, position: Any) -> None:
         """Makes a batch that was read one that can be taken."""
-        if self._blocks and self._blocks[-1].shapes != shapes_of(batch):
+        with self._changed:
+            other = bool(self._blocks) and self._blocks[-1].shapes != shapes_of(batch)
+        if other:
             self._send()
         with self._changed:
             if not self._blocks or self._blocks[-1].complete:
