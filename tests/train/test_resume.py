@@ -182,7 +182,7 @@ def test_the_best_and_the_last_checkpoints_are_kept(tmp_path):
     assert_same(best, fn.fit(STEP, start(), BATCHES, steps=12, **QUIET))
     assert_same(fn.restore(tmp_path, like=start()), run)
     assert_same(fn.restore(tmp_path, like=start(), step=22), fit(None, steps=22))
-    with pytest.raises(ValueError, match="step 8; it has 12, 22, 24"):
+    with pytest.raises(ValueError, match="no checkpoint of step 8: .* has 12, 22, 24"):
         fn.restore(tmp_path, like=start(), step=8)
 
 
@@ -224,9 +224,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, whol
     cut(tmp_path, 18)
     path = last(tmp_path)
     damage(path / name)
-    with pytest.warns(UserWarning, match=rf"{path} is damaged \({name}"):
+    with pytest.warns(UserWarning, match=rf"{path} is damaged: passed over \({path / name}"):
         assert int(fn.restore(tmp_path, like=start()).step) == 12  # which was the best
-    with pytest.warns(UserWarning, match=rf"{path} is damaged .*passed over, and now called"):
+    with pytest.warns(UserWarning, match=rf"{path} is damaged: passed over, and now called"):
         assert_same(fit(tmp_path, save_every=5), whole[1])
     assert told(tmp_path) == told(whole[0])
 
@@ -520,6 +520,7 @@ def test_the_folder_tells_what_was_asked_for_and_where(tmp_path):
         "checkpoints",
         "lock",
         "metrics.jsonl",
+        "report.html",
         "run.json",
     ]
 
