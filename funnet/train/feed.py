@@ -1,5 +1,4 @@
 """Stub."""
-
 from typing import Any, Protocol
 
 import jax
@@ -35,25 +34,14 @@ class Feed:
             size = sum(np.asarray(x).nbytes for x in batches[0].values())
             self.fetch, self.most = _streamed, min(max(STREAMED // max(size, 1), 1), ROWS)
 
-    def position(self, at):
-        return None
-
-    def seek(self, at, position):
-        pass
-
-    def batch(self, at):
-        return self.batches[at]
-
+    def position(self, at): return None
+    def seek(self, at, position): pass
+    def batch(self, at): return self.batches[at]
     def epoch(self, step):
         b = self.batches
         return step * b.size / b.examples if isinstance(b, Batches) else None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
+    def __enter__(self): return self
+    def __exit__(self, *_): pass
     def take(self, step: int, steps: int) -> tuple[Any, Any]:
         """Source and rows of some steps, padded to the number that the program is compiled for."""
         pad = self.most - steps
@@ -71,3 +59,6 @@ def _fits(batches: Batches) -> bool:
     size = sum(array.nbytes for array in batches.data.values())
     stats = jax.local_devices()[0].memory_stats() or {}
     return size <= stats.get("bytes_limit", 4 * RESIDENT) / 4
+
+
+
