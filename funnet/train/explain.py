@@ -1,5 +1,3 @@
 """Stub."""
-
-
 def explain(step, run, batch):
     return "unexplained"
