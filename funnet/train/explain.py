@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from funnet.compiling import quick_jit
 from funnet.describe import on_device
@@ -278,15 +279,16 @@ def _turns(levels: list[Level], tag: Tag | None) -> tuple[tuple[int, ...], tuple
 
 
 HERE = pathlib.Path(__file__).resolve().parent
-LIBRARIES = (str(HERE.parent), *(str(pathlib.Path(path).parent) for path in jax.__path__))
+LIBRARIES = (HERE.parent, *(pathlib.Path(path) for path in (*jax.__path__, *optax.__path__)))
 
 
 def _line(traceback: Any) -> str:
     """The innermost line that is no library's, of what the training called."""
     for frame in getattr(traceback, "frames", ()):
-        if frame.file_name.startswith(str(HERE)):
+        folders = pathlib.Path(frame.file_name).parents
+        if HERE in folders:
             break
-        if not frame.file_name.startswith(LIBRARIES):
+        if not any(library in folders for library in LIBRARIES):
             return f"{frame.file_name}:{frame.line_num}"
     return ""
 
