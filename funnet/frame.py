@@ -24,11 +24,36 @@ from funnet.select import Path, Turns, picks, shifts_or_scales, turned
 class Place:
     """A layer that was called: a row of a summary, and a place for taps."""
 
-    number: int
     path: Path
     layer: str
     turns: tuple[Turns, ...]
     output: Any = None
+
+
+class Tag(str):
+    """The named scope of a layer's call: the text that profiles show, and what it stands for.
+
+    JAX keeps it as it is in the traced program. Its place can be read off there whatever layers
+    are called, and no named scope of the caller's own is taken for a layer.
+    """
+
+    path: Path
+    layer: str
+    turns: tuple[Turns, ...]
+
+    @classmethod
+    def of(cls, place: Place, outer: Path) -> "Tag":
+        """The tag of a place, its text counted from the layer around it where that is above."""
+        inner = place.path[len(outer) :] if place.path[: len(outer)] == outer else place.path
+        tag = cls(".".join(inner) or place.layer)
+        tag.path, tag.layer = place.path, place.layer
+        tag.turns = tuple(Turns(turn.depth, turn.count) for turn in place.turns)
+        return tag
+
+
+def tags_of(eqn: Any) -> list[Tag]:
+    """The layers' calls around an equation of a traced program, the outermost first."""
+    return [n.name for n in eqn.source_info.name_stack.stack if isinstance(n.name, Tag)]
 
 
 @dataclasses.dataclass
@@ -43,7 +68,6 @@ class Frame:
     patches: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
     turns: tuple[Turns, ...] = ()
     place: Path = ()  # of the layer now running
-    numbered: bool = False  # scopes are named by the number of the place, for a summary
     trace: Any = dataclasses.field(default_factory=get_opaque_trace_state)
     params: dict[Path, Record] = dataclasses.field(default_factory=dict)
     state: dict[Path, Record] = dataclasses.field(default_factory=dict)

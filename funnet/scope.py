@@ -18,7 +18,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from funnet.describe import abstract, describe
 from funnet.draw import Initializer, Record, canonical
-from funnet.frame import Frame, Place
+from funnet.frame import Frame, Place, Tag
 from funnet.keys import named_key
 from funnet.select import Path, Turns, replaced
 
@@ -241,11 +241,9 @@ def _placed(function: Callable, p: Scope, args: tuple, settings: dict) -> Any:
     frame, name, outer = p.frame, function.__name__, p.frame.place
     args, settings = given = frame.cast((args, settings))
     p.layer, p.given, frame.place = name, describe(given), p.path
-    place = frame.places.setdefault(p.path, Place(len(frame.places), p.path, name, frame.turns))
+    place = frame.places.setdefault(p.path, Place(p.path, name, frame.turns))
     try:
-        inner = p.path[len(outer) :] if p.path[: len(outer)] == outer else p.path
-        tag = f"layer#{place.number}#" if frame.numbered else ".".join(inner) or name
-        with jax.named_scope(tag):
+        with jax.named_scope(Tag.of(place, outer)):
             output = frame.patched(p.path, function(p, *args, **settings))
     except Exception as error:
         error.add_note(f"in {'.'.join(p.path) or 'the top'} ({name}), given {p.given}")

@@ -6,7 +6,6 @@ scopes of the layers around it, so no layer has a formula of its own to keep tru
 
 import dataclasses
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +14,7 @@ import jax
 from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
 
 from funnet.describe import describe, split_arrays
-from funnet.frame import Frame, Place
+from funnet.frame import Frame, Place, tags_of
 from funnet.select import Path, flatten
 
 
@@ -58,7 +57,7 @@ def summarise(
     """The summary of a model from what it asks for, its places, and a trace of `run`."""
     paths = {place.path for place in places}
     if () not in paths:  # a lift, or a function that is no layer, is at the top
-        places = [Place(-1, (), "", ()), *places]
+        places = [Place((), "", ()), *places]
     elements, size = Counter(), Counter()
     for kind, tree in (("params", params), ("state", state)):
         for name, leaf in flatten(tree).items():
@@ -81,9 +80,9 @@ def summarise(
 
 
 def _work(run: Callable, params: Any, state: Any, inputs: Any, more: Any) -> Counter[Path]:
-    """Multiply-adds by path, of a trace whose named scopes are the numbers of the places."""
+    """Multiply-adds by path, of a traced program."""
     leaves, rebuild = split_arrays((inputs, more))
-    frame = Frame(numbered=True)
+    frame = Frame()
 
     def program(params: Any, state: Any, key: jax.Array, leaves: list) -> Any:
         frame.trace = get_opaque_trace_state()
@@ -91,10 +90,9 @@ def _work(run: Callable, params: Any, state: Any, inputs: Any, more: Any) -> Cou
 
     key = jax.eval_shape(jax.random.key, 0)
     jaxpr = jax.make_jaxpr(program)(params, state, key, leaves)
-    numbers = {place.number: path for path, place in frame.places.items()}
     work: Counter[Path] = Counter()
-    for number, count in _products(jaxpr.jaxpr):
-        work[numbers.get(number, ())] += count
+    for path, count in _products(jaxpr.jaxpr):
+        work[path] += count
     return work
 
 
@@ -103,11 +101,11 @@ def _owner(path: Path, paths: set[Path]) -> Path:
     return next((path[:n] for n in range(len(path), 0, -1) if path[:n] in paths), ())
 
 
-def _products(jaxpr: Any, owner: int = -1, times: int = 1) -> Iterator[tuple[int, int]]:
+def _products(jaxpr: Any, owner: Path = (), times: int = 1) -> Iterator[tuple[Path, int]]:
     """Each product's place and multiply-adds, loops counted as often as they turn."""
     for eqn in jaxpr.eqns:
-        found = re.findall(r"layer#(\d+)#", str(eqn.source_info.name_stack))
-        here = int(found[-1]) if found else owner
+        tags = tags_of(eqn)
+        here = tags[-1].path if tags else owner
         name, params = eqn.primitive.name, eqn.params
         if name in ("dot_general", "conv_general_dilated"):
             yield here, times * math.prod(eqn.outvars[0].aval.shape) * _depth(eqn)

@@ -23,7 +23,7 @@ def places_of(model: Any, inputs: tuple) -> Placed:
 
     The whole, at the path "", is there even where it is no layer but a lift.
     """
-    found: dict[str, tuple[Place, tuple[int, ...]]] = {"": (Place(-1, (), "", ()), ())}
+    found: dict[str, tuple[Place, tuple[int, ...]]] = {"": (Place((), "", ()), ())}
     for place in model.trace(*inputs).places.values():
         for indices in itertools.product(*(range(turn.count) for turn in place.turns)):
             found[turned(place.path, place.turns, map(str, indices))] = (place, indices)
