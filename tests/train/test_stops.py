@@ -223,10 +223,8 @@ def test_a_thread_of_one_s_own_may_train(tmp_path, whole):
 def test_no_thread_is_left(tmp_path):
     before = threading.active_count()
     for batches in (BATCHES, Signalled(signal.SIGINT), Signalled(signal.SIGINT, times=2)):
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             fit(tmp_path / str(id(batches)), batches)
-        except KeyboardInterrupt:
-            pass
         assert threading.active_count() == before
 
 
