@@ -574,3 +574,16 @@ def test_a_linear_step_of_the_same_shapes_elsewhere(tmp_path):
     fn.fit(LINEAR_STEP, linear_start(), BATCHES, **how)
     with pytest.raises(ValueError, match=r"step: .*train_step.* there, .*doubled.* here|step"):
         fn.fit(doubled, linear_start(), BATCHES, **{**how, "steps": 9})
+
+
+def test_a_source_that_keeps_a_position_goes_on_where_it_stood(tmp_path, whole):
+    class Told(Sequence):
+        def identity(self):
+            return BATCHES.identity()
+
+    for steps in (5, 13, STEPS):
+        run = fit(tmp_path / "calls", batches=Told(), steps=steps, save_every=3)
+    assert_same(run, whole[1])
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "cut", batches=Told(), hooks=[lambda *_: 1 / 0])
+    assert_same(fit(tmp_path / "cut", batches=Told()), whole[1])
