@@ -1,5 +1,6 @@
 """Disks that fail: a clear error that has the run, or a warning; what was saved stays."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -81,26 +82,20 @@ def disk(tmp_path):
     subprocess.run(["umount", str(place)], check=True)
 
 
+def write_on(file, size):
+    """Writes until there is no room for so many bytes."""
+    with contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(size))
+
+
 def filled(folder):
     """A function that fills the folder's disk to the last byte."""
 
     def fill():
         with open(folder.parent / "filler", "wb", buffering=0) as file:
-            for size in (4096, 1):
-                try:
-                    while True:
-                        file.write(bytes(size))
-                except OSError as error:
-                    assert error.errno == errno.ENOSPC
-        for path in [folder / "metrics.jsonl"]:  # whose last page has room
-            with open(path, "ab", buffering=0) as file:
-                size = file.tell()
-                try:
-                    while True:
-                        file.write(b"x")
-                except OSError:
-                    pass
-                os.ftruncate(file.fileno(), size)
+            write_on(file, 4096)
+            write_on(file, 1)
 
     return fill
 

@@ -64,10 +64,11 @@ def cut(folder, at, batches=BATCHES, **how):
         def identity(self):
             return batches.identity()
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Cut) as caught:
+    how = {"save_every": 5, "fuse": 1, **how}
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("funnet.train.training.Training._rescue", lambda self: self.saver.wait())
-        fit(folder, batches=Failing(), **{"save_every": 5, "fuse": 1, **how})
-    return caught.value
+        with pytest.raises(Cut):
+            fit(folder, batches=Failing(), **how)
 
 
 def told(folder, name="metrics.jsonl"):
@@ -398,11 +399,15 @@ def test_a_validation_that_was_cut_off_is_made_up_for(tmp_path, whole, at):
 
 
 def test_a_validation_of_which_no_checkpoint_knows_is_told_once(tmp_path):
+    def lost(*_):
+        raise Cut
+
     with pytest.raises(Cut):
-        fit(tmp_path, validate=lambda run: (_ for _ in ()).throw(Cut()), validate_every=8)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(Archive, "job", lambda *_: (_ for _ in ()).throw(Cut()))
-        fit(tmp_path, save_every=5)  # validates step 8, and dies before it is saved
+        fit(tmp_path, validate=lost, validate_every=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Archive, "job", lost)
+        with pytest.raises(Cut):
+            fit(tmp_path, save_every=5)  # validates step 8, and dies before it is saved
     assert {"step": 8, "kind": "validation", "score": 2} in told(tmp_path)
     fit(tmp_path, validate_every=8)
     steps = [line["step"] for line in told(tmp_path) if line["kind"] == "validation"]
@@ -570,3 +575,16 @@ def test_a_linear_step_of_the_same_shapes_elsewhere(tmp_path):
     fn.fit(LINEAR_STEP, linear_start(), BATCHES, **how)
     with pytest.raises(ValueError, match=r"step: .*train_step.* there, .*doubled.* here|step"):
         fn.fit(doubled, linear_start(), BATCHES, **{**how, "steps": 9})
+
+
+def test_a_source_that_keeps_a_position_goes_on_where_it_stood(tmp_path, whole):
+    class Told(Sequence):
+        def identity(self):
+            return BATCHES.identity()
+
+    for steps in (5, 13, STEPS):
+        run = fit(tmp_path / "calls", batches=Told(), steps=steps, save_every=3)
+    assert_same(run, whole[1])
+    with pytest.raises(ZeroDivisionError):
+        fit(tmp_path / "cut", batches=Told(), hooks=[lambda *_: 1 / 0])
+    assert_same(fit(tmp_path / "cut", batches=Told()), whole[1])

@@ -22,20 +22,30 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
 
 class Signalled(Streamed):
-    """Batches of which one brings a signal."""
+    """Batches of which one brings a signal, as soon as it is read."""
 
-    def __init__(self, number, at=7, times=1):
+    def __init__(self, number):
         super().__init__()
-        self.number, self.at, self.times = number, at, times
+        self.number = number
 
     def __getitem__(self, step):
-        if step == self.at:
-            for _ in range(self.times):
-                os.kill(os.getpid(), self.number)
+        if step == 7:
+            os.kill(os.getpid(), self.number)
         return super().__getitem__(step)
 
     def identity(self):
         return BATCHES.identity()
+
+
+def sending(*numbers, after):
+    """Sends signals after so many steps."""
+
+    def hook(step, kind, numbers_):
+        if (step, kind) == (after, "train"):
+            for number in numbers:
+                os.kill(os.getpid(), number)
+
+    return {"hooks": [hook], "log_every": 1, "fuse": 1}
 
 
 def score(run):
@@ -77,14 +87,6 @@ def in_validation(number, patch):
     return {"validate": validate}
 
 
-def in_a_hook(number, patch):
-    def hook(step, kind, numbers):
-        if step == 6:
-            os.kill(os.getpid(), number)
-
-    return {"hooks": [hook]}
-
-
 def while_saving(number, patch):
     write = Checkpoints.write
 
@@ -100,7 +102,7 @@ def while_saving(number, patch):
 PLACES = {
     "the source": lambda number, patch: {"batches": Signalled(number)},
     "validation": in_validation,
-    "a hook": in_a_hook,
+    "a hook": lambda number, patch: sending(number, after=6),
     "a save": while_saving,
 }
 ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
@@ -110,12 +112,12 @@ ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
 @pytest.mark.parametrize("number", USUAL, ids=lambda number: number.name)
 def test_a_signal_lets_the_step_end_and_saves(tmp_path, whole, monkeypatch, number, place):
     with monkeypatch.context() as patch, pytest.raises(ENDS[number]) as caught:
-        fit(tmp_path, **PLACES[place](number, patch), fuse=2)
+        fit(tmp_path, **{"fuse": 2, **PLACES[place](number, patch)})
     if number == signal.SIGTERM:
         assert caught.value.code == 143
     run = caught.value.run
     at = int(run.step)
-    assert 6 <= at < STEPS
+    assert (0 if place == "the source" else 6) <= at < STEPS
     note = f"it is saved in {tmp_path}: the same command goes on from step {at}"
     assert note in caught.value.__notes__
     assert_same(fn.restore(tmp_path, like=start()), run)
@@ -157,9 +159,9 @@ def test_without_a_folder_the_error_has_the_run(whole):
     assert_same(run, whole)
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_source(tmp_path, whole):
+def test_a_second_ctrl_c_does_not_wait(tmp_path, whole):
     with pytest.raises(KeyboardInterrupt) as caught:
-        fit(tmp_path, Signalled(signal.SIGINT, at=12, times=2), fuse=1)
+        fit(tmp_path, **sending(signal.SIGINT, signal.SIGINT, after=12))
     note = f"it was not waited for; in {tmp_path} the last checkpoint is of step 10"
     assert note in caught.value.__notes__
     assert int(caught.value.run.step) == 12
@@ -167,22 +169,16 @@ def test_a_second_ctrl_c_does_not_wait_for_the_source(tmp_path, whole):
 
 
 def test_ctrl_c_after_sigterm_does_not_wait(tmp_path):
-    class Both(Signalled):
-        def __getitem__(self, step):
-            if step == self.at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().__getitem__(step)
-
     with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path, Both(signal.SIGINT))
+        fit(tmp_path, **sending(signal.SIGTERM, signal.SIGINT, after=12))
 
 
 def test_a_stop_is_told_where_progress_is(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        fit(tmp_path, Signalled(signal.SIGTERM), fuse=1, progress=True)
+        fit(tmp_path, **sending(signal.SIGTERM, after=7), progress=True)
     told = capsys.readouterr().err
-    assert "stopped by SIGTERM at step 8; it is saved in" in told
-    assert "the same command goes on from step 8" in told
+    assert "stopped by SIGTERM at step 7; it is saved in" in told
+    assert "the same command goes on from step 7" in told
 
 
 def test_handlers_of_one_s_own_are_left_alone(tmp_path, whole):
@@ -205,7 +201,7 @@ def test_a_handler_of_one_s_own_that_raises_loses_only_the_time_since_the_last_s
     before = signal.signal(signal.SIGINT, raising)
     try:
         with pytest.raises(KeyboardInterrupt) as caught:
-            fit(tmp_path, Signalled(signal.SIGINT), fuse=1)
+            fit(tmp_path, **sending(signal.SIGINT, after=7))
     finally:
         signal.signal(signal.SIGINT, before)
     assert int(caught.value.run.step) == 7
@@ -222,54 +218,50 @@ def test_a_thread_of_one_s_own_may_train(tmp_path, whole):
 
 def test_no_thread_is_left(tmp_path):
     before = threading.active_count()
-    for batches in (BATCHES, Signalled(signal.SIGINT), Signalled(signal.SIGINT, times=2)):
-        try:
-            fit(tmp_path / str(id(batches)), batches)
-        except KeyboardInterrupt:
-            pass
+    for times in range(3):
+        with contextlib.suppress(KeyboardInterrupt):
+            fit(tmp_path / str(times), **sending(*[signal.SIGINT] * times, after=7))
         assert threading.active_count() == before
 
 
 # In processes of their own
 
 SCRIPT = """
-import sys, time
+import sys
 import funnet as fn
+from doomed import Slow
 from test_stops import HOW, STEPS
 from toys import BATCHES, STEP, start
-import doomed
 
-class Telling(doomed.Slow):
-    def __getitem__(self, step):
-        if step == 7:
-            print("seven", flush=True)
-        return super().__getitem__(step)
+class Told(Slow):
     def identity(self):
         return BATCHES.identity()
 
+def hook(step, kind, numbers):
+    if step == 6:
+        print("six", flush=True)
+
 how = {"steps": STEPS, "folder": sys.argv[1], "fuse": 1, "progress": True, **HOW}
-fn.fit(STEP, start(), Telling(0.2), **how)
+fn.fit(STEP, start(), Told(0.2), hooks=[hook], **how)
 """
 LONG = """
-import sys
+import sys, threading
 import jax, jax.numpy as jnp
 import funnet as fn
 from toys import BATCHES
-
-class Telling:
-    def __getitem__(self, step):
-        if step == 3:
-            print("three", flush=True)
-        return BATCHES[step]
 
 def step(run, batch):
     turns = jnp.where(run.step < 3, 1, 2**30)
     kernel = jax.lax.fori_loop(0, turns, lambda i, x: jnp.tanh(x @ x), run.params)
     return run.next(params=kernel), {}
 
+def hook(step, kind, numbers):
+    if step == 3:  # a second later the next step is under way
+        threading.Timer(1, lambda: print("three", flush=True)).start()
+
 run = fn.Run(jnp.ones((64, 64)), {}, (), jnp.int32(0), jnp.uint32(0))
 how = {"folder": sys.argv[1], "save_every": 2, "fuse": 1, "progress": False}
-fn.fit(step, run, Telling(), steps=9, **how)
+fn.fit(step, run, BATCHES, steps=9, hooks=[hook], log_every=1, **how)
 """
 
 
@@ -292,7 +284,7 @@ def test_processes_end_as_they_usually_do_and_go_on(tmp_path, whole):
     folders = {number: tmp_path / number.name for number in USUAL}
     running = {number: process(SCRIPT, folder) for number, folder in folders.items()}
     for number, one in running.items():
-        wait_for(one, "seven")
+        wait_for(one, "six")
         one.send_signal(number)
     ends = {n: (one.communicate(timeout=120)[1], one.returncode) for n, one in running.items()}
     told, code = ends[signal.SIGINT]
@@ -305,7 +297,7 @@ def test_processes_end_as_they_usually_do_and_go_on(tmp_path, whole):
     assert "Traceback" not in told
     assert "stopped by SIGTERM at step" in told
     for folder in folders.values():
-        assert 7 <= int(fn.restore(folder, like=start()).step) < STEPS
+        assert 6 <= int(fn.restore(folder, like=start()).step) < STEPS
         assert_same(fit(folder), whole)
 
 
