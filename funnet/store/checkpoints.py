@@ -27,6 +27,10 @@ RACES = 100  # times that a reader begins anew because what it was to read was p
 _NAME = re.compile(r"([0-9]{8,})(?:\.([0-9]+))?")
 
 
+class Vanished(FileNotFoundError):
+    """A checkpoint was pruned between being found and being read."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint whose bytes were found to be those that were written."""
@@ -43,12 +47,12 @@ class Checkpoint:
         """The arrays by dotted path.
 
         Raises:
-            FileNotFoundError: if it was pruned meanwhile, by the process that writes there.
+            Vanished: if it was pruned meanwhile, by the process that writes there.
         """
         try:
             return tensors.read(self.path / TENSORS)
         except FileNotFoundError:
-            raise FileNotFoundError(
+            raise Vanished(
                 f"{self.path} was removed since it was found, as a training does with its older "
                 "checkpoints: ask for the newest again"
             ) from None

@@ -22,7 +22,7 @@ import numpy as np
 
 from funnet.reports import page
 from funnet.store import durable
-from funnet.store.checkpoints import Checkpoint, Checkpoints
+from funnet.store.checkpoints import RACES, Checkpoint, Checkpoints, Vanished
 from funnet.store.lines import parsed
 from funnet.store.lock import Lock
 from funnet.store.tensors import compare, named, on_host, rebuilt
@@ -138,6 +138,8 @@ class Archive:
         """Writes `report.html`, as well as that can be done: it is not to end a training."""
         try:
             page.write(self.folder)
+        except OSError:
+            pass  # a disk that takes nothing has been told of
         except Exception as error:
             warnings.warn(f"{self.folder} has no report: {error}", stacklevel=2)
 
@@ -221,16 +223,28 @@ def restore(folder: str | Path, like: Any, *, step: int | str | None = None) -> 
             `like`: lists all that are missing, surplus or misshapen.
     """
     checkpoints = Checkpoints(Path(folder) / CHECKPOINTS)
+    for _ in range(RACES):
+        try:
+            return restored(_wanted(checkpoints, step), like)
+        except Vanished:  # a training that goes on beside has pruned it
+            continue
+    raise OSError(f"{folder}: its checkpoints vanish faster than they can be read")
+
+
+def _wanted(checkpoints: Checkpoints, step: int | str | None) -> Checkpoint:
+    """The checkpoint that `restore` is asked for."""
     if isinstance(step, int | np.integer):
-        return restored(checkpoints.at(int(step)), like)
+        return checkpoints.at(int(step))
     if step not in (None, "best"):
         raise ValueError(f"step must be a number, 'best' or None, got {step!r}")
     newest = checkpoints.newest()
     if newest is None:
-        raise FileNotFoundError(f"{folder} holds no whole checkpoint of a training")
+        raise FileNotFoundError(f"{checkpoints.folder} holds no whole checkpoint")
     if step is None:
-        return restored(newest, like)
+        return newest
     best = newest.facts["progress"]["best"]
     if best is None:
-        raise ValueError(f"{folder} was trained without best=: give fit best=fn.highest(name)")
-    return restored(checkpoints.at(best["step"]), like)
+        raise ValueError(
+            f"{checkpoints.folder} is of a training without best=: give fit best=fn.highest(name)"
+        )
+    return checkpoints.at(best["step"])

@@ -25,7 +25,7 @@ from toys import (
 
 import funnet as fn
 from funnet.store.checkpoints import Checkpoints
-from funnet.train.lines import Lines
+from funnet.store.lines import Lines
 
 STEPS = 24
 

@@ -183,7 +183,7 @@ def test_the_best_and_the_last_checkpoints_are_kept(tmp_path):
     assert_same(best, fn.fit(STEP, start(), BATCHES, steps=12, **QUIET))
     assert_same(fn.restore(tmp_path, like=start()), run)
     assert_same(fn.restore(tmp_path, like=start(), step=22), fit(None, steps=22))
-    with pytest.raises(ValueError, match="no checkpoint of step 8: .* has 12, 22, 24"):
+    with pytest.raises(ValueError, match=r"no checkpoint of step 8: .* has 12, 22, 24"):
         fn.restore(tmp_path, like=start(), step=8)
 
 
