@@ -68,6 +68,7 @@ SPACES = [
     funnet.losses,
     funnet.metrics,
     funnet.models,
+    funnet.optim,
 ]
 
 
