@@ -1,6 +1,8 @@
 """What saving costs a training: one of 20 MB saved every 2 seconds, and one not saved, interleaved.
 
 python -m benchmarks.saving
+
+On a machine that does other things besides, the training gets less of it, and the share is greater.
 """
 
 import os

@@ -122,9 +122,10 @@ class Training:
         folder, why = self.archive.folder, ""
         try:
             self.saver.wait()
+            if self.run.step.is_deleted():  # its buffers went into a step that broke
+                raise RuntimeError("it was lost in a step")
+            self.at = int(self.run.step)
             if self.archive.saved < self.at and not self.stops.at_once:
-                if self.run.step.is_deleted():  # its buffers went into a step that broke
-                    raise RuntimeError("it was lost in a step")
                 self._job()()
         except BaseException as error:  # a signal, too: what ended the training comes first
             why = f" ({str(error) or type(error).__name__})"

@@ -7,6 +7,7 @@ import pytest
 from toys import BATCHES, LINEAR_STEP, QUIET, Streamed, assert_same, host, linear_start
 
 import funnet as fn
+from funnet.store.checkpoints import Checkpoints
 
 STEPS = 9
 
@@ -86,15 +87,16 @@ def test_an_error_while_tracing_has_the_run_that_was_given(tmp_path):
 
 
 def test_a_save_that_fails_too_hides_no_error(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    write = Checkpoints.write
 
-    def validate(run):
-        monkeypatch.setattr("funnet.store.checkpoints.Checkpoints.write", full)
-        broken()
+    def full(self, step, *what):
+        if step == 4:
+            raise OSError(28, "No space left on device")
+        return write(self, step, *what)
 
+    monkeypatch.setattr(Checkpoints, "write", full)
     with pytest.raises(Broken) as caught:
-        fit(tmp_path, validate=validate, validate_every=4)
+        fit(tmp_path, validate=broken, validate_every=4)
     (note,) = [note for note in caught.value.__notes__ if "saved" in note]
     assert note == (
         f"it could not be saved in {tmp_path} ([Errno 28] No space left on device); "
