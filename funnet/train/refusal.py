@@ -33,7 +33,7 @@ def refusal(step: Step, run: Run, feed: Feed, chunk: Chunk, why: bool) -> ValueE
     with contextlib.suppress(Exception):
         batch = feed.batch(chunk.end - 1)
         cause = _replayed(step, run, batch)
-        found = f". {explain(step, run, batch)}" if why and bad else ""
+        found = f". {_explained(step, run, batch)}" if why and bad else ""
     because = f", because {cause}" if cause else ""
     error = ValueError(f"step {chunk.end - 1} was refused: {what}{because}{found}")
     error.__cause__ = cause
@@ -41,6 +41,13 @@ def refusal(step: Step, run: Run, feed: Feed, chunk: Chunk, why: bool) -> ValueE
     if bad and not why:
         error.add_note("fit(..., on_nonfinite='explain') names the layer where it began")
     return error
+
+
+def _explained(step: Step, run: Run, batch: Mapping[str, Any]) -> str:
+    try:
+        return str(explain(step, run, batch))
+    except Exception as error:
+        return f"Where it began could not be found ({type(error).__name__}: {error})"
 
 
 def unsound(chunk: Chunk, i: int) -> list[str]:

@@ -15,10 +15,11 @@ import optax
 
 from funnet.checks import concrete
 from funnet.describe import describe
+from funnet.optim.optimizer import Optimizer
 from funnet.train.environment import without_home
 from funnet.train.totals import spelt
 
-DEPTH, ENTRIES = 12, 64  # how deep to look, and how many entries of an array to write down
+DEPTH, ENTRIES = 24, 64  # how deep to look, and how many entries of an array to write down
 
 
 def plain_settings(settings: Any) -> Any:
@@ -44,6 +45,9 @@ def _plain(x: Any, depth: int) -> Any:
     if depth == 0:
         return "..."
     inner = functools.partial(_plain, depth=depth - 1)
+    if isinstance(x, Optimizer):
+        own = {"frozen": x.frozen, "average": x.decay, "loss_scale": x.scaling}
+        return inner({"optimizer": x.base, **{name: value for name, value in own.items() if value}})
     if isinstance(x, optax.GradientTransformation):
         return inner(x.update)  # what `init` has closed over is the same
     if isinstance(x, enum.Enum):
@@ -91,8 +95,10 @@ def _function(x: Any, inner: Any) -> Any:
         given = {str(i): value for i, value in enumerate(x.args)} | x.keywords
         return {"function": _name(x.func), **{name: inner(value) for name, value in given.items()}}
     bare = inspect.unwrap(x)
-    if not hasattr(bare, "__qualname__"):
-        return _words(x)  # an object that can be called
+    if not hasattr(bare, "__qualname__"):  # an object that can be called
+        if type(x).__repr__ is not object.__repr__ or not hasattr(x, "__dict__"):
+            return _words(x)
+        return {"function": _name(type(x)), **{name: inner(v) for name, v in vars(x).items()}}
     closed = _closed(bare)
     if not closed:
         return _name(bare)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta as Time
 from typing import Any
@@ -22,6 +23,7 @@ from funnet.train.saver import Saver
 from funnet.train.step import Step
 from funnet.train.stops import Stops
 
+MANY = 32  # shapes of batches that go without a warning
 SKIPS = 100  # refused steps in a row that are passed over, and no more
 
 
@@ -81,6 +83,7 @@ class Training:
         self.saver, self.saved_at = Saver(), time.monotonic()
         self.saved_step = -1 if archive is None else archive.saved  # or being saved
         self.row = 0  # steps refused in a row
+        self.programs = 0  # that the steps are compiled to, one for each of the batches' shapes
 
     def run_through(self) -> Run:
         """Takes the steps that are left; whatever ends that early has the run, and saves it."""
@@ -183,10 +186,23 @@ class Training:
         self._tell(chunk, taken)
         if stopped:
             raise self._refused(chunk)
+        self._count_programs()
         self._check()
         self._heed()
         if self._time_to_save() and not self.saver.busy:
             self._save()
+
+    def _count_programs(self) -> None:
+        """Tells of shapes that were not there before, each of which is compiled for."""
+        before, self.programs = self.programs, self.feed.programs
+        if self.programs > max(before, 1):
+            self._say(f"step {self.at:,}: batches of {self.programs} shapes so far, each compiled")
+        if before <= MANY < self.programs:
+            warnings.warn(
+                f"batches come in more than {MANY} shapes, and each is compiled: "
+                "fn.data.bucketed pads sequences to few lengths",
+                stacklevel=2,
+            )
 
     def _heed(self) -> None:
         """Stops where a signal has asked for it."""

@@ -172,6 +172,19 @@ def test_an_optimizer_tells_what_it_was_made_of():
         assert part in told
 
 
+def test_an_optimizer_of_our_own_tells_too():
+    rates = {"head.*": fn.optim.adamw(optax.cosine_decay_schedule(0.25, 77)), "*": optax.sgd(0.5)}
+    base = optax.chain(optax.clip_by_global_norm(3.0), fn.optim.groups(rates))
+    optimizer = fn.optim.scale_loss(fn.optim.freeze(fn.optim.average(base, 0.75), "stem.*"), 8.0)
+    plain = strict(plain_settings({"settings": {"optimizer": optimizer}}))["settings"]["optimizer"]
+    assert (plain["frozen"], plain["average"]) == (["stem.*"], 0.75)
+    assert plain["loss_scale"]["initial"] == 8.0
+    told = json.dumps(plain)
+    for part in ('"head.*"', '"max_norm": 3.0', "cosine_decay_schedule", "0.25", "77", "-0.5"):
+        assert part in told
+    assert "..." not in told
+
+
 def test_settings_that_hold_themselves_end_somewhere():
     loop = {}
     loop["loop"] = loop

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import json
+import re
 import signal
 import threading
 import traceback
@@ -238,6 +240,17 @@ def test_a_program_is_compiled_for_each_bucket_and_the_fusing_changes_no_bit():
     assert compiled.count("jit(_advance)") == 3
     for run in runs[1:]:
         assert_same(run, runs[0])
+
+
+def test_programs_are_counted_and_too_many_are_warned_of(monkeypatch, capsys, tmp_path):
+    how = {"folder": tmp_path, "epochs": 2, "fuse": 3}
+    fn.fit(tagging, tagger_start(), BUCKETS, **how, progress=True)
+    told = re.findall(r"batches of (\d) shapes so far, each compiled", capsys.readouterr().err)
+    assert told == ["2", "3"]
+    assert json.loads((tmp_path / "run.json").read_text())["steps_per_epoch"] == BUCKETS.steps(1)
+    monkeypatch.setattr("funnet.train.training.MANY", 2)
+    with pytest.warns(UserWarning, match=r"more than 2 shapes, .*: fn\.data\.bucketed"):
+        fn.fit(tagging, tagger_start(), BUCKETS, epochs=1, **QUIET)
 
 
 def test_training_on_buckets_is_the_steps_one_after_another():
