@@ -11,7 +11,7 @@ from jax.tree_util import DictKey, SequenceKey
 
 from funnet.checks import count
 from funnet.compiling import STEP, quick_jit
-from funnet.data.batches import checked
+from funnet.data.batches import checked, gathered
 from funnet.metrics import Mean
 from funnet.model import Model
 from funnet.train.log import is_metric, joined, summed, values
@@ -30,7 +30,8 @@ def evaluate(
     Args:
         objective: as for `train_step`; here `train` is false and `key` is None.
         run: the run to measure.
-        data: arrays by name, with one row for each example.
+        data: arrays by name, with one row for each example; memory-mapped ones are read batch by
+            batch.
         batch_size: examples at a time.
 
     Returns:
@@ -40,7 +41,7 @@ def evaluate(
         ValueError: if the data is empty or not finite, or the objective ignores a weight of zero.
         TypeError: if a metric is no sum that adds up.
     """
-    data = checked(data)
+    data = checked(data, mapped=True)
     count("batch_size", batch_size)
     examples = len(next(iter(data.values())))
     size = min(batch_size, examples)
@@ -129,14 +130,18 @@ def _outputs(model: Model, params: Any, state: Any, inputs: Any) -> Any:
 
 def _rows(array: Any, start: int, size: int) -> np.ndarray:
     """Rows from `start` on, the last one again where there are no more."""
-    rows = np.asarray(array[start : start + size])
+    return _filled(np.asarray(array[start : start + size]), size)
+
+
+def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+    """So many rows, the last one again where there are no more."""
     return np.pad(rows, ((0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)), mode="edge")
 
 
 def _padded(data: Mapping[str, np.ndarray], start: int, size: int, examples: int) -> dict[str, Any]:
     """A batch of full size, its ids, and weight 1 for every row that is no padding."""
     ids = np.arange(start, start + size, dtype=np.int32)
-    batch = {name: _rows(array, start, size) for name, array in data.items()}
     real = ids < examples
+    batch = {name: _filled(gathered(name, x, ids[real]), size) for name, x in data.items()}
     weight = batch["weight"] * real if "weight" in batch else real.astype(np.int32)
     return {**batch, "id": ids, "weight": weight}

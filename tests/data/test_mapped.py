@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import optax
 import pytest
 
 import funnet as fn
@@ -36,6 +37,18 @@ def test_batches_are_those_of_the_same_data_in_memory(tmp_path):
         for name in batch:
             np.testing.assert_array_equal(batch[name], expected[name], strict=True)
             assert not isinstance(batch[name], np.memmap)
+
+
+def test_evaluation_is_that_of_the_same_data_in_memory(tmp_path):
+    model = fn.Model(fn.dense, features=3)
+    objective = fn.classification(model)
+    run = fn.Run.start(model, optax.sgd(0.1), np.ones((1, 3), np.float32))
+    data = {name: ARRAYS[name] for name in ("image", "label")}
+    found = fn.evaluate(objective, run, stored(tmp_path, **data), batch_size=6)
+    assert found == fn.evaluate(objective, run, data, batch_size=6)
+    bad = {**data, "image": np.where(np.arange(60).reshape(20, 3) == 51, np.nan, data["image"])}
+    with pytest.raises(ValueError, match="row 17 holds nan"):
+        fn.evaluate(objective, run, stored(tmp_path, **bad), batch_size=6)
 
 
 def test_they_stay_on_the_disk_though_they_would_fit(tmp_path):
