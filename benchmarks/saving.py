@@ -2,7 +2,8 @@
 
 python -m benchmarks.saving
 
-On a machine that does other things besides, the training gets less of it, and the share is greater.
+Both have a folder, with a checkpoint at the first and at the last step. On a machine that does other
+things besides, the training gets less of it, and the share is greater.
 """
 
 import os
@@ -48,13 +49,16 @@ def main() -> None:
     run = fn.Run.start(model, optimizer, batches.data["image"][:1])
     size = sum(x.nbytes for x in jax.tree.leaves(run)) / 1e6
 
+    def fitted(steps: int, every: timedelta) -> Any:
+        with tempfile.TemporaryDirectory(dir=os.environ.get("FUNNET_BENCHMARK_FOLDER")) as folder:
+            how = {"folder": folder, "save_every": every, "progress": False}
+            return fn.fit(step, run, batches, steps=steps, **how)
+
     def plain(steps: int) -> Any:
-        return fn.fit(step, run, batches, steps=steps, progress=False)
+        return fitted(steps, timedelta(hours=1))
 
     def saved(steps: int) -> Any:
-        with tempfile.TemporaryDirectory(dir=os.environ.get("FUNNET_BENCHMARK_FOLDER")) as folder:
-            how = {"folder": folder, "save_every": EVERY, "progress": False}
-            return fn.fit(step, run, batches, steps=steps, **how)
+        return fitted(steps, EVERY)
 
     plain(100)  # which compiles
     steps = int(SECONDS / spent(plain, 200)["wall"])

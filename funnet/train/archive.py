@@ -84,9 +84,9 @@ class Archive:
             if of_hook(error):
                 raise
             if not self.go_on:
-                raise unwritable(self.folder, error) from error
+                raise unwritable(self.folder, error, True) from error
             then = "the training goes on, and tries again at the next save"
-            warnings.warn(f"{_reason(self.folder, error)}; {then}", stacklevel=2)
+            warnings.warn(f"{_reason(self.folder, error, True)}; {then}", stacklevel=2)
         return None
 
     def last(self, given: int) -> Checkpoint | None:
@@ -165,18 +165,18 @@ class Archive:
             raise FileNotFoundError(errno.ENOENT, "it was removed, and made anew by another")
 
 
-def unwritable(folder: Path, error: OSError) -> OSError:
+def unwritable(folder: Path, error: OSError, had: bool = False) -> OSError:
     """The error of a folder that cannot be written: what stays, and what to do."""
-    stays = "the whole checkpoints in it stay. " if (folder / CHECKPOINTS).is_dir() else ""
+    stays = "The whole checkpoints in it stay. " if (folder / CHECKPOINTS).is_dir() else ""
     return OSError(
         error.errno or errno.EIO,
-        f"{_reason(folder, error)}; {stays}Make it writable, or give another folder, and run the "
+        f"{_reason(folder, error, had)}. {stays}Make it writable, or give another folder, and run the "
         "same command again. A training under way goes on without it with on_save_error='continue'",
     )
 
 
-def _reason(folder: Path, error: OSError) -> str:
-    gone = isinstance(error, FileNotFoundError) and not folder.exists()
+def _reason(folder: Path, error: OSError, had: bool) -> str:
+    gone = had and isinstance(error, FileNotFoundError) and not folder.exists()
     return f"{folder} cannot be written: {'it is gone' if gone else error.strerror or error}"
 
 

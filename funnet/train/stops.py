@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+TWICE = 0.3  # seconds: what comes sooner is the same Ctrl-C, handed on by a parent process too
+
 
 class Stops:
     """While entered, remembers a signal instead of letting it end the process.
@@ -21,6 +23,7 @@ class Stops:
 
     def __init__(self) -> None:
         self.asked: signal.Signals | None = None
+        self.since = 0.0  # when it did
         self.at_once = False  # a second Ctrl-C came
         self._usual: dict[signal.Signals, Any] = {}
 
@@ -40,10 +43,11 @@ class Stops:
             raise self.error()
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None and number == signal.SIGINT:
+        if self.asked is None:
+            self.asked, self.since = signal.Signals(number), time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self.since >= TWICE:
             self.at_once = True
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number)
 
     def error(self) -> BaseException:
         """What ends the training that was asked to stop, as the signal would have ended it."""

@@ -135,9 +135,8 @@ class Training:
         saved = self.archive.saved
         if saved >= self.at:
             return f"it is saved in {folder}: the same command goes on from step {self.at:,}"
-        last = (
-            f"the last checkpoint is of step {saved:,}" if saved >= 0 else "no checkpoint is there"
-        )
+        there = saved >= 0 and self.archive.checkpoints.folder.is_dir()
+        last = f"the last checkpoint is of step {saved:,}" if there else "no checkpoint is there"
         if self.stops.at_once:
             return f"it was not waited for; in {folder} {last}"
         return f"it could not be saved in {folder}{why}; {last}"

@@ -109,7 +109,7 @@ def test_a_full_disk_is_an_error_that_has_the_run_and_says_what_to_do(disk, whol
         fit(disk, **at({8: filled(disk)}))
     message = str(caught.value)
     assert "No space left on device" in message
-    assert "the whole checkpoints in it stay. Make it writable" in message
+    assert "The whole checkpoints in it stay. Make it writable" in message
     assert "on_save_error='continue'" in message
     run = caught.value.run
     assert_same(run, fn.fit(STEP, start(), BATCHES, steps=int(run.step), **QUIET))
@@ -161,7 +161,9 @@ def test_a_disk_that_may_only_be_read_is_an_error_at_the_start(tmp_path, on_save
     mounted(tmp_path / "disk", "ro")
     try:
         for folder in (tmp_path / "disk", tmp_path / "disk" / "run"):
-            with pytest.raises(OSError, match="Read-only file system; Make it writable") as caught:
+            with pytest.raises(
+                OSError, match=r"Read-only file system\. Make it writable"
+            ) as caught:
                 fit(folder, on_save_error=on_save_error)
             assert_same(caught.value.run, start())
     finally:

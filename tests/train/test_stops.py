@@ -66,8 +66,9 @@ def whole():
 
 
 @pytest.fixture(autouse=True)
-def usual():
-    """The handlers are Python's usual ones, before and after."""
+def usual(monkeypatch):
+    """The handlers are Python's usual ones, before and after; signals may follow at once."""
+    monkeypatch.setattr("funnet.train.stops.TWICE", 0)
     before = {number: signal.getsignal(number) for number in USUAL}
     for number, handler in USUAL.items():
         signal.signal(number, handler)
@@ -165,6 +166,14 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path, whole):
     note = f"it was not waited for; in {tmp_path} the last checkpoint is of step 10"
     assert note in caught.value.__notes__
     assert int(caught.value.run.step) == 12
+    assert_same(fit(tmp_path), whole)
+
+
+def test_one_ctrl_c_that_comes_twice_is_one(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr("funnet.train.stops.TWICE", 60)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(tmp_path, **sending(signal.SIGINT, signal.SIGINT, after=12))
+    assert any(f"it is saved in {tmp_path}" in note for note in caught.value.__notes__)
     assert_same(fit(tmp_path), whole)
 
 
