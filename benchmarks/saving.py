@@ -2,8 +2,8 @@
 
 python -m benchmarks.saving
 
-Both have a folder, with a checkpoint at the first and at the last step. On a machine that does other
-things besides, the training gets less of it, and the share is greater.
+Both have a folder, with a checkpoint at the first and at the last step. On a machine that does
+other things besides, the training gets less of it, and the share is greater.
 """
 
 import os

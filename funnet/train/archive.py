@@ -170,8 +170,9 @@ def unwritable(folder: Path, error: OSError, had: bool = False) -> OSError:
     stays = "The whole checkpoints in it stay. " if (folder / CHECKPOINTS).is_dir() else ""
     return OSError(
         error.errno or errno.EIO,
-        f"{_reason(folder, error, had)}. {stays}Make it writable, or give another folder, and run the "
-        "same command again. A training under way goes on without it with on_save_error='continue'",
+        f"{_reason(folder, error, had)}. {stays}Make it writable, or give another folder, and run "
+        "the same command again. A training under way goes on without it with "
+        "on_save_error='continue'",
     )
 
 

@@ -603,3 +603,28 @@ def test_what_does_not_come_again_is_named_all_the_same(monkeypatch, trained):
     monkeypatch.setattr(module, "_looked_at", lambda *_: Number(np.zeros(3)))
     found = explain(trained[0], poisoned(trained[1], "head.kernel"), BATCH)
     assert (found.path, found.primitive, found.nans) == ("head", "", 0)
+
+
+def test_fit_explains_and_keeps_the_run_and_the_batch(trained, tmp_path):
+    step, run = trained[:2]
+    bad, batches = poisoned(run, "head.kernel"), fn.data.batches(BATCH, 4)
+    how = {"steps": 3, "folder": tmp_path, "on_nonfinite": "explain", "progress": False}
+    with pytest.raises(
+        ValueError, match=r"step 0 was refused: .*\. head \(dense in deep\)"
+    ) as caught:
+        fn.fit(step, bad, batches, **how)
+    kept = fn.load(tmp_path / "refused-00000000.safetensors")
+    np.testing.assert_array_equal(kept["image"], batches[0]["image"])
+    again = fn.restore(tmp_path, like=run)
+    np.testing.assert_array_equal(again.params["head"]["kernel"], bad.params["head"]["kernel"])
+    assert caught.value.batch["image"].shape == X.shape
+
+
+def test_what_cannot_be_explained_is_refused_all_the_same(trained, monkeypatch):
+    def broken(*_):
+        raise KeyError("name_stack")
+
+    monkeypatch.setattr("funnet.train.refusal.explain", broken)
+    bad, batches = poisoned(trained[1], "head.kernel"), fn.data.batches(BATCH, 4)
+    with pytest.raises(ValueError, match=r"step 0 was refused: .* could not be found \(KeyError"):
+        fn.fit(trained[0], bad, batches, steps=3, on_nonfinite="explain", progress=False)
