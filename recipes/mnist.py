@@ -6,8 +6,9 @@
 The same command again goes on where it was stopped, or says that it is finished.
 
 Claims on MNIST's test set, settings chosen on 5,000 held-out training images: the convolutional net
-99.05 % (mean of 10 seeds, least 98.97 %), the whole process, imports and compilation included, in
-5.1 s of two x86 server cores and 6.5 s of one; mlp 97.78 % (mean of 3 seeds, least 97.75 %).
+99.05 % (mean of 10 seeds, least 98.97 %), the whole process, imports, compilation, checkpoints and
+report included, in 5.6 s of two x86 server cores and 7.4 s of one; mlp 97.78 % (mean of 3 seeds,
+least 97.75 %).
 `python -m benchmarks.mnist` measures them again.
 
 Without MNIST (see the message for where it is looked for) it trains on scikit-learn's digits.

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from funnet.reports import page
 from funnet.store import durable
 from funnet.store.checkpoints import RACES, Checkpoint, Checkpoints, Vanished
 from funnet.store.lines import parsed
@@ -136,6 +135,8 @@ class Archive:
 
     def show(self) -> None:
         """Writes `report.html`, as well as that can be done: it is not to end a training."""
+        from funnet.reports import page  # needed when a training has ended, and not small
+
         try:
             page.write(self.folder)
         except OSError:

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funnet.train.explain import explain
 from funnet.train.feed import Feed
 from funnet.train.log import summed, values
 from funnet.train.loop import Chunk
@@ -44,6 +43,8 @@ def refusal(step: Step, run: Run, feed: Feed, chunk: Chunk, why: bool) -> ValueE
 
 
 def _explained(step: Step, run: Run, batch: Mapping[str, Any]) -> str:
+    from funnet.train.explain import explain  # seldom needed, and not small
+
     try:
         return str(explain(step, run, batch))
     except Exception as error:

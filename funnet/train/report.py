@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from funnet.model import Model
-from funnet.reports.mistakes import entry, findings
-from funnet.reports.page import write
 from funnet.train.evaluate import predict
 from funnet.train.run import Run
 
@@ -49,6 +47,9 @@ def report(
     >>> report(folder).name
     'report.html'
     """
+    from funnet.reports.mistakes import entry, findings  # needed now and then, and not small
+    from funnet.reports.page import write
+
     given = {"model": model, "run": run, "data": data}
     missing = [name for name, x in given.items() if x is None]
     if 0 < len(missing) < 3:

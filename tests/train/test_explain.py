@@ -624,7 +624,7 @@ def test_what_cannot_be_explained_is_refused_all_the_same(trained, monkeypatch):
     def broken(*_):
         raise KeyError("name_stack")
 
-    monkeypatch.setattr("funnet.train.refusal.explain", broken)
+    monkeypatch.setattr(sys.modules["funnet.train.explain"], "explain", broken)
     bad, batches = poisoned(trained[1], "head.kernel"), fn.data.batches(BATCH, 4)
     with pytest.raises(ValueError, match=r"step 0 was refused: .* could not be found \(KeyError"):
         fn.fit(trained[0], bad, batches, steps=3, on_nonfinite="explain", progress=False)
