@@ -116,7 +116,13 @@ class Archive:
                 "the training goes on, and not to the same bits",
                 stacklevel=2,
             )
-        self.facts["start"] = found.facts["start"]
+        if given == found.facts["start"] and found.facts["begin"] != self.facts["begin"]:
+            warnings.warn(
+                f"{self.folder} was begun with other parameters than those that are given: the "
+                "training goes on with its own. To begin with these give it another folder",
+                stacklevel=2,
+            )
+        self.facts |= {name: found.facts[name] for name in ("start", "begin")}
         self.saved = found.step
         return found
 

@@ -18,7 +18,7 @@ from funnet.train.endings import closing, with_run
 from funnet.train.environment import environment
 from funnet.train.feed import Feed, Source
 from funnet.train.hooks import marked
-from funnet.train.identity import identity
+from funnet.train.identity import beginning, identity
 from funnet.train.log import Hook, Log
 from funnet.train.loop import copied
 from funnet.train.run import Run
@@ -134,6 +134,7 @@ def _facts(step: Step, run: Run, batches: Batches | Source, settings: Any) -> di
     """What this training is, for its folder."""
     return {
         "start": int(run.step),
+        "begin": beginning(run),
         "identity": identity(step, run, batches),
         "settings": plain_settings(settings),
     }

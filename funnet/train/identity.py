@@ -17,13 +17,14 @@ import numpy as np
 import optax
 
 from funnet.data.batches import Batches
-from funnet.store.tensors import digest, kinds
+from funnet.store.tensors import digest, kinds, on_host
 from funnet.train.feed import Source
 from funnet.train.run import Run
 from funnet.train.settings import plain_settings
 from funnet.train.step import Step
 
 ROOMS = {"params": "model", "state": "model state", "optimizer_state": "optimizer", "": "run"}
+LOOKED_AT = 1024  # numbers of a parameter
 SHOWN = 6  # names of one kind in a message
 SMALL = 2**20  # bytes of a constant that is looked into
 Facts = dict[str, Any]
@@ -57,6 +58,11 @@ def versions() -> dict[str, str]:
     """The versions of what decides the bits, and where they are computed."""
     packages = {module.__name__: module.__version__ for module in (jax, jaxlib, np, optax)}
     return {**packages, "platform": jax.default_backend()}
+
+
+def beginning(run: Run) -> str:
+    """What tells the parameters that a training begins with from others: a digest of some."""
+    return digest({name: x.reshape(-1)[:LOOKED_AT] for name, x in on_host(run.params).items()})
 
 
 def differences(stored: Facts, given: Facts) -> list[str]:

@@ -316,6 +316,14 @@ def test_another_training_is_refused_with_all_that_differs_and_nothing_is_touche
     assert contents(whole[0]) == before
 
 
+def test_other_parameters_to_begin_with_are_warned_of_and_the_training_goes_on(tmp_path, whole):
+    cut(tmp_path, 13)
+    pretrained = jax.tree.map(lambda x: x + 1, start().params)
+    other = dataclasses.replace(start(), params=pretrained)
+    with pytest.warns(UserWarning, match="begun with other parameters than those that are given"):
+        assert_same(fit(tmp_path, run=other), whole[1])
+
+
 def test_a_source_of_one_s_own_is_told_by_its_first_batch(tmp_path):
     fit(tmp_path, batches=Streamed(), steps=8)
     assert_same(fit(tmp_path, batches=Streamed()), fit(None))
