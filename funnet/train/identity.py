@@ -62,7 +62,8 @@ def versions() -> dict[str, str]:
 
 def beginning(run: Run) -> str:
     """What tells the parameters that a training begins with from others: a digest of some."""
-    return digest({name: x.reshape(-1)[:LOOKED_AT] for name, x in on_host(run.params).items()})
+    arrays = on_host({"params": run.params})
+    return digest({name: x.reshape(-1)[:LOOKED_AT] for name, x in arrays.items()})
 
 
 def differences(stored: Facts, given: Facts) -> list[str]:
