@@ -10,6 +10,8 @@ import fnmatch
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
+
 Path = tuple[str, ...]
 
 
@@ -50,6 +52,11 @@ def unmatched(pattern: str, paths: Iterable[str]) -> str:
     known = list(dict.fromkeys(paths))
     near = difflib.get_close_matches(pattern, known, n=5, cutoff=0.3) or known[:5]
     return f"the pattern {pattern!r} matches nothing; the nearest paths are: {', '.join(near)}"
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+    """A path of JAX's as one word: `head.kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def shifts_or_scales(name: str) -> bool:

@@ -148,7 +148,7 @@ def torch_of(module: Any) -> Any:
         TypeError: if the module is none.
     """
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("twin runs a PyTorch module: pip install 'funnet[torch]'") from error
     if not isinstance(module, torch.nn.Module):

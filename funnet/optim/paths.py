@@ -3,13 +3,13 @@
 A leaf that is not for the one who asks is an `optax.MaskedNode`: it has a path, and no array.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import optax
 
-from funnet.select import matches, select
+from funnet.select import dotted, matches, select
 
 Tree = Any
 
@@ -17,16 +17,6 @@ Tree = Any
 def is_masked(x: Any) -> bool:
     """Whether `x` stands for a leaf that was masked out."""
     return isinstance(x, optax.MaskedNode)
-
-
-def dotted(path: Iterable[Any]) -> str:
-    """A path of JAX's as one word: `head.kernel`."""
-    return ".".join(map(_word, path))
-
-
-def _word(part: Any) -> str:
-    found = (getattr(part, name) for name in ("key", "name", "idx") if hasattr(part, name))
-    return str(next(found, part))
 
 
 def map_paths(function: Callable[[str, Any], Any], tree: Tree) -> Tree:

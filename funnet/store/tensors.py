@@ -19,7 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from funnet.select import nest
+from funnet.select import dotted, nest
 from funnet.store.durable import make_folders, replacing
 
 Tree = Any
@@ -96,20 +96,13 @@ def kinds(tree: Tree) -> dict[str, str]:
 def named(tree: Tree) -> dict[str, Any]:
     """The leaves by dotted path, in the order in which the tree is flattened."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    named = {".".join(_word(part) for part in path) or "value": leaf for path, leaf in leaves}
+    named = {dotted(path) or "value": leaf for path, leaf in leaves}
     if len(named) < len(leaves):
         raise ValueError("two leaves of the tree have the same dotted path: names must have no dot")
     if "__metadata__" in named:
         raise ValueError("the name '__metadata__' is one that safetensors keeps for itself")
     nest(named)  # which refuses a path that is both a leaf and a branch
     return named
-
-
-def _word(part: Any) -> str:
-    for attribute in ("name", "key", "idx"):
-        if hasattr(part, attribute):
-            return str(getattr(part, attribute))
-    return str(part)
 
 
 def _storable(name: str, leaf: Any) -> np.ndarray:

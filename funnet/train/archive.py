@@ -48,6 +48,7 @@ class Archive:
         self.checkpoints = Checkpoints(folder / CHECKPOINTS)
         self.lock = Lock(folder)
         self.saved = -1  # the step of the last checkpoint
+        self.found = -1  # and of the one that was there before
 
     def __enter__(self) -> "Archive":
         try:
@@ -123,7 +124,7 @@ class Archive:
                 stacklevel=2,
             )
         self.facts |= {name: found.facts[name] for name in ("start", "begin")}
-        self.saved = found.step
+        self.saved = self.found = found.step
         return found
 
     def forget_validation(self, step: int) -> None:
@@ -140,7 +141,12 @@ class Archive:
         durable.write_bytes(self.folder / "run.json", text.encode() + b"\n")
 
     def show(self) -> None:
-        """Writes `report.html`, as well as that can be done: it is not to end a training."""
+        """Writes `report.html`, as well as that can be done: it is not to end a training.
+
+        Where nothing came to be saved, as with a finished one, the page that is there stays.
+        """
+        if self.saved == self.found:
+            return
         from funnet.reports import page  # needed when a training has ended, and not small
 
         try:

@@ -20,7 +20,7 @@ import optax
 from funnet.compiling import quick_jit
 from funnet.describe import on_device
 from funnet.frame import Tag
-from funnet.select import turned
+from funnet.select import dotted, turned
 from funnet.train.replay import Level, Op, Program, Value, program_of, reach, run
 from funnet.train.retrace import Number, origin_of, performed
 
@@ -145,7 +145,7 @@ def _not_finite(*trees: Any) -> Iterator[str]:
     for tree in trees:
         for path, leaf in jax.tree.leaves_with_path(tree):
             if not _finite(leaf):
-                yield jax.tree_util.keystr(path, simple=True, separator=".")
+                yield dotted(path)
 
 
 def _finite(x: Any) -> bool:

@@ -7,7 +7,13 @@ from funnet.train.log import Hook
 
 
 def marked(hook: Hook) -> Hook:
-    """The hook, whose OSErrors (a server that is gone) `of_hook` knows again."""
+    """The hook, whose OSErrors (a server that is gone) `of_hook` knows again.
+
+    Raises:
+        TypeError: if it is no function.
+    """
+    if not callable(hook):
+        raise TypeError(f"hooks takes functions of (step, kind, numbers), got {hook!r}")
 
     @functools.wraps(hook, updated=())
     def call(step: int, kind: str, numbers: dict[str, Any]) -> Any:

@@ -41,7 +41,7 @@ class Log:
 
     Args:
         folder: where `metrics.jsonl` grows by a line an entry; `None` writes no file.
-        start: the step at which the training begins. At 0 a file of an earlier one is put aside;
+        start: the step at which the training begins. A new one, at 0, puts an earlier file aside;
             later the file goes on after its lines up to that step, and loses what comes after them.
         steps: the step at which the training ends, for the time that is left.
         every: the steps behind one line of training metrics.

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 
 class Saver:
-    """Runs jobs on a thread, one after another; at most one is waiting to be done.
+    """Runs jobs on a thread, one at a time.
 
-    A job's error is kept until `check`, `submit` or `close` raises it.
+    A job's error is kept until `check` or `submit` raises it.
     """
 
     def __init__(self) -> None:

@@ -300,6 +300,7 @@ def test_the_step_is_traced_once_with_a_folder_too(tmp_path):
         ({"validate": None}, ValueError, "best needs validate"),
         ({"on_nonfinite": "ignore"}, ValueError, "stop, skip, explain"),
         ({"on_save_error": True}, ValueError, "stop, continue"),
+        ({"hooks": ["tensorboard"]}, TypeError, r"hooks takes functions of \(step, kind, numbers"),
     ],
 )
 def test_wrong_arguments_touch_no_folder(tmp_path, how, kind, words):

@@ -171,7 +171,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, whol
 def test_patience_ends_a_training_and_it_stays_ended(tmp_path):
     run = fit(tmp_path, patience=2)
     assert int(run.step) == 20  # 12 was the best
+    (tmp_path / "report.html").write_text("with a confusion matrix")
     assert_same(fit(tmp_path, patience=2, validate=pytest.fail), run)
+    assert (tmp_path / "report.html").read_text() == "with a confusion matrix"
     assert [line["step"] for line in told(tmp_path) if line["kind"] == "validation"][-1] == 20
     assert_same(fit(tmp_path, patience=9), fit(None))
 
