@@ -16,14 +16,15 @@ from funnet.scope import Scope
 from funnet.select import Turns
 
 Layer = TypeVar("Layer", bound=Callable[..., Any])
+FEW = 4  # turns laid out one after another: a loop would copy what each keeps for the gradient
 
 
 def repeat(layer: Layer, n: int) -> Layer:
-    """A layer applied `n` times over, its output the next turn's input; compiled once.
+    """A layer applied `n` times over, its output the next turn's input; traced once.
 
-    The parameters of the turns are stacked on a leading axis of length `n`; turn `i` draws the
-    numbers that a layer called `str(i)` would draw. All arguments but the first are the same at
-    every turn.
+    It is compiled once too, unless the turns are few. Their parameters are stacked on a leading
+    axis of length `n`; turn `i` draws the numbers that a layer called `str(i)` would draw. All
+    arguments but the first are the same at every turn.
 
     Args:
         layer: a layer whose output has the shape and dtype of its first argument.
@@ -59,7 +60,8 @@ def repeat(layer: Layer, n: int) -> Layer:
 
         if p.frame.building:
             return turn(x, (jnp.int32(0), params, state))[0]
-        x, collected = jax.lax.scan(turn, x, (jnp.arange(n, dtype=jnp.int32), params, state), n)
+        turns = (jnp.arange(n, dtype=jnp.int32), params, state)
+        x, collected = jax.lax.scan(turn, x, turns, n, unroll=n <= FEW)
         p.absorb(*collected)
         return x
 
@@ -83,7 +85,8 @@ def remat(layer: Layer) -> Layer:
             q = inside(params, state, key)
             return layer(q, *args, **settings), (q.frame.updates, q.frame.activations)
 
-        run = block if p.frame.building else jax.checkpoint(block, prevent_cse=not p.frame.turns)
+        guard = all(turns.count <= FEW for turns in p.frame.turns)  # no loop keeps CSE from it
+        run = block if p.frame.building else jax.checkpoint(block, prevent_cse=guard)
         y, collected = run(params, state, key, arrays)
         p.absorb(*collected)
         return y

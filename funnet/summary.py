@@ -110,7 +110,10 @@ def _products(jaxpr: Any, owner: Path = (), times: int = 1) -> Iterator[tuple[Pa
         if name in ("dot_general", "conv_general_dilated"):
             yield here, times * math.prod(eqn.outvars[0].aval.shape) * _depth(eqn)
         elif name == "cond":
-            costs = [list(_products(b.jaxpr, here, times)) for b in params["branches"]]
+            branches = params["branches"]
+            if params.get("branches_platforms"):  # one form a platform, the plain one last
+                branches = branches[-1:]
+            costs = [list(_products(b.jaxpr, here, times)) for b in branches]
             yield from max(costs, key=lambda cost: sum(count for _, count in cost))
         else:
             turns = params["length"] if name == "scan" else 1

@@ -24,12 +24,12 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from funnet.ops.matmul import matmul
+from funnet.ops.narrow import FEW, columns_gradient, fold_of, folded_convolution
 from funnet.ops.precision import widened
+from funnet.ops.window import Pads, padded, strided
 
-Pads = tuple[tuple[int, int], ...]
 LETTERS = ("", "W", "HW", "DHW")
 MOST_SHIFTS = 64  # elements of a depthwise window; beyond, programs grow long
-FEW_CHANNELS = 4  # up to here the kernel's gradient is fastest as columns times a matrix
 
 
 def plain_convolution(
@@ -107,7 +107,21 @@ def transposed_convolution(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _convolution(x: jax.Array, kernel: jax.Array, stride: Any, pads: Any, dilation: Any):
-    return plain_convolution(x, kernel, stride, pads, dilation)
+    def plain(x: jax.Array, kernel: jax.Array, pads: Any = pads) -> jax.Array:
+        return plain_convolution(x, kernel, stride, pads, dilation)
+
+    def folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return folded_convolution(plain, x, kernel, pads, fold)
+
+    def tuned(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.cond(jnp.isfinite(x).all(), folded, plain, x, kernel)
+
+    fold = fold_of(
+        kernel.shape, x.shape[-2] + sum(pads[-1]) - kernel.shape[-3] + 1, stride, dilation
+    )
+    if fold == 1:
+        return plain(x, kernel)
+    return lax.platform_dependent(x, kernel, cpu=tuned, default=plain)
 
 
 @functools.partial(_convolution.defjvp, symbolic_zeros=True)
@@ -169,13 +183,13 @@ def _depthwise_forms(stride: Any, pads: Any, dilation: Any) -> tuple[Callable, C
     def tuned(x: jax.Array, kernel: jax.Array) -> jax.Array:
         *window, _, features = kernel.shape
         wide, rows = (widened(a) for a in (x, kernel.reshape(-1, features)))
-        wide = jnp.repeat(_padded(wide, pads), features // x.shape[-1], -1)
+        wide = jnp.repeat(padded(wide, pads), features // x.shape[-1], -1)
         out = [
             (n - (k - 1) * d - 1) // s + 1
             for n, k, d, s in zip(wide.shape[1:-1], window, dilation, stride, strict=True)
         ]
         shifts = itertools.product(*map(range, window))
-        parts = [_strided(wide, o, stride, dilation, out) * rows[i] for i, o in enumerate(shifts)]
+        parts = [strided(wide, o, stride, dilation, out) * rows[i] for i, o in enumerate(shifts)]
         return sum(parts[1:], parts[0]).astype(x.dtype)
 
     def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -262,35 +276,15 @@ def _kernel_gradient(x: Any, shape: Any, stride: Any, pads: Any, dilation: Any, 
         return jnp.moveaxis(flat, 0, -2)
 
     def as_columns(g: jax.Array) -> jax.Array:
-        columns = _columns(x, shape[:-2], stride, pads, dilation, g.shape[1:-1])
-        flat = columns.reshape(-1, columns.shape[-1]).T @ g.reshape(-1, g.shape[-1])
-        return flat.reshape(shape)
+        fold = fold_of(shape, g.shape[-2], stride, dilation)
+        return columns_gradient(x, g, shape, stride, pads, dilation, fold)
 
     def plain(g: jax.Array) -> jax.Array:
         forward = lambda w: plain_convolution(x, w, stride, pads, dilation)  # noqa: E731
         return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
 
-    tuned = as_columns if x.shape[-1] <= FEW_CHANNELS else as_convolution
+    tuned = as_columns if x.shape[-1] <= FEW else as_convolution
     return _on_cpu(tuned, plain, g)
-
-
-def _columns(x: Any, window: Any, stride: Any, pads: Any, dilation: Any, out: Any) -> jax.Array:
-    """Each output position's window, laid out flat: (N, *out, window · in)."""
-    x = _padded(x, pads)
-    offsets = itertools.product(*map(range, window))
-    return jnp.concatenate([_strided(x, o, stride, dilation, out) for o in offsets], axis=-1)
-
-
-def _padded(x: jax.Array, pads: Any) -> jax.Array:
-    around = [(before, after, 0) for before, after in ((0, 0), *pads, (0, 0))]
-    return lax.pad(x, jnp.zeros((), x.dtype), around)
-
-
-def _strided(x: Any, offset: Any, stride: Any, dilation: Any, out: Any) -> jax.Array:
-    starts = [o * d for o, d in zip(offset, dilation, strict=True)]
-    limits = [a + (n - 1) * s + 1 for a, n, s in zip(starts, out, stride, strict=True)]
-    ends = (x.shape[0], *limits, x.shape[-1])
-    return lax.slice(x, (0, *starts, 0), ends, (1, *stride, 1))
 
 
 def _around(before: int, whole: int) -> tuple[int, int]:

@@ -17,8 +17,8 @@ import numpy as np
 from jax import lax
 
 from funnet.ops.precision import widened
+from funnet.ops.window import Pads
 
-Pads = tuple[tuple[int, int], ...]
 MOST_UNROLLED = 32  # elements of a window along an axis; beyond, programs grow long
 
 

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 
 Padding = str | int | Sequence[int | tuple[int, int]]
+Pads = tuple[tuple[int, int], ...]  # before and after each spatial axis
 
 
 def spatial(x: jax.Array, what: str) -> int:
@@ -91,6 +94,26 @@ def crops(
                 'gives, which leaves nothing: use less, or padding="valid"'
             )
     return tuple(pairs)
+
+
+def padded(x: jax.Array, pads: Pads) -> jax.Array:
+    """`x` (N, *spatial, C) with zeros around its spatial axes."""
+    around = [(before, after, 0) for before, after in ((0, 0), *pads, (0, 0))]
+    return lax.pad(x, jnp.zeros((), x.dtype), around)
+
+
+def strided(
+    x: jax.Array,
+    offset: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    out: Sequence[int],
+) -> jax.Array:
+    """What the element at `offset` of each of `out` windows sees: (N, *out, C)."""
+    starts = [o * d for o, d in zip(offset, dilation, strict=True)]
+    limits = [a + (n - 1) * s + 1 for a, n, s in zip(starts, out, stride, strict=True)]
+    ends = (x.shape[0], *limits, x.shape[-1])
+    return lax.slice(x, (0, *starts, 0), ends, (1, *stride, 1))
 
 
 def _explicit(padding: Padding, axes: int, *, room=False) -> list[tuple[int, int]]:
