@@ -23,6 +23,8 @@ from funnet.train.step import Step
 from funnet.train.stops import wait
 
 SECONDS = 0.25  # that it should take: long enough to cost nothing, short enough to watch
+SLOW, PATIENCE = 4, 2.0  # of slow steps so many, if they take no more seconds: their buffers are
+# got from the system, page by page, at every dispatch (a third of the time of a small decoder)
 
 
 class Chunk(NamedTuple):
@@ -82,6 +84,11 @@ def _advance(
     return run, metrics, (counts[0], counts[1], counts[2])
 
 
+def _fusing(rate: float) -> int:
+    """How many steps to fuse at so many steps a second."""
+    return max(int(rate * SECONDS), min(SLOW, int(rate * PATIENCE)))
+
+
 def copied(run: Run) -> Run:
     """The run in buffers of its own; a transfer, where `jnp.copy` would compile for each shape."""
     return jax.device_put(run, may_alias=False)
@@ -98,7 +105,7 @@ def advance(
     """
     at, steps, rate = int(run.step), 1, 0.0
     while at < stop:
-        steps = fuse or max(min(steps * 4, int(rate * SECONDS)), 1)
+        steps = fuse or max(min(steps * 4, _fusing(rate)), 1)
         source, rows, steps = feed.take(at, min(steps, stop - at))
         begun, how = time.perf_counter(), (np.int32(steps), np.int32(row))
         try:
