@@ -253,9 +253,9 @@ def _swept(kind: Kind, p: Scope, x: jax.Array, hidden: int, lengths, reverse: bo
     mask = None if lengths is None else steps_of(x, lengths)
     x = x if mask is None else masked(x, mask)
     state = _state(kind, "initial", initial, x, hidden)
-    inputs, kernel, bias = _parameters(kind, p, x.swapaxes(0, 1), hidden)
+    inputs, kernel = _parameters(kind, p, x.swapaxes(0, 1), hidden)
     steps = None if mask is None else mask.T
-    outputs, last = sweep(kind.step, inputs, kernel, bias, state, steps, reverse=reverse)
+    outputs, last = sweep(kind.step, inputs, kernel, state, steps, reverse=reverse)
     outputs = outputs.swapaxes(0, 1)
     return outputs if mask is None else masked(outputs, mask), last
 
@@ -267,20 +267,23 @@ def _stepped(kind: Kind, p: Scope, x: jax.Array, state: Any) -> tuple[jax.Array,
     if state is None:
         raise TypeError("a cell needs a state, got None; begin with jnp.zeros((N, hidden))")
     each = _state(kind, "state", state, x, None)
-    inputs, kernel, bias = _parameters(kind, p, x, each[0].shape[-1])
-    return stepped(kind.step, inputs, kernel, bias, each)
+    inputs, kernel = _parameters(kind, p, x, each[0].shape[-1])
+    return stepped(kind.step, inputs, kernel, each)
 
 
 def _parameters(kind: Kind, p: Scope, x: jax.Array, hidden: int):
-    """What `x` (..., in) gives to the gates, and the hidden state's kernel and bias."""
+    """What `x` (..., in) and the biases give to the gates, and the hidden state's kernel."""
     size = kind.gates * hidden
     input_kernel = p.param("input_kernel", (x.shape[-1], size), KERNEL)
     hidden_kernel = p.param("hidden_kernel", (hidden, size), gate_orthogonal(kind.gates))
     bias = p.param("bias", (size,), kind.bias_init).astype(x.dtype)
-    second = None
+    given = matmul(x, input_kernel) + bias
     if kind.hidden_bias:
-        second = p.param("hidden_bias", (size,), initializers.zeros).astype(x.dtype)
-    return matmul(x, input_kernel) + bias, hidden_kernel, second
+        hidden_bias = p.param("hidden_bias", (size,), initializers.zeros).astype(x.dtype)
+        early, late = jnp.split(hidden_bias, [2 * hidden])
+        late = jnp.broadcast_to(late, (*given.shape[:-1], hidden))
+        given = jnp.concatenate([given + jnp.pad(early, (0, hidden)), late], axis=-1)
+    return given, hidden_kernel
 
 
 def gate_orthogonal(gates: int) -> Initializer:
