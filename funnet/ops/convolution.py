@@ -277,7 +277,11 @@ def _kernel_gradient(x: Any, shape: Any, stride: Any, pads: Any, dilation: Any, 
 
     def as_columns(g: jax.Array) -> jax.Array:
         fold = fold_of(shape, g.shape[-2], stride, dilation)
-        return columns_gradient(x, g, shape, stride, pads, dilation, fold)
+        plain, folded = (
+            lambda g, n=n: columns_gradient(x, g, shape, stride, pads, dilation, n)
+            for n in (1, fold)
+        )
+        return plain(g) if fold == 1 else lax.cond(jnp.isfinite(x).all(), folded, plain, g)
 
     def plain(g: jax.Array) -> jax.Array:
         forward = lambda w: plain_convolution(x, w, stride, pads, dilation)  # noqa: E731

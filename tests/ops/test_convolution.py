@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 
 import jax
@@ -12,6 +13,7 @@ from jax import lax
 from uses import USES, assert_near, pulled_back
 
 from funnet.ops.convolution import _depthwise_forms, convolution, plain_convolution
+from funnet.ops.narrow import columns_gradient, folded_convolution
 from funnet.ops.pooling import max_pool
 
 
@@ -88,6 +90,8 @@ CHOSEN = {
     "grouped": Case(2, (6, 6), 6, 4, (3, 3), (1, 2), ((1, 1), (1, 1)), (1, 1), 2),
     "depthwise": Case(2, (6, 7), 5, 5, (3, 2), (2, 1), ((1, 0), (1, 1)), (1, 2), 5),
     "two a channel": Case(2, (7,), 3, 6, (3,), (1,), ((2, 0),), (2,), 3),
+    "folded by four": Case(2, (6, 13), 3, 6, (3, 5), (2, 1), ((1, 0), (0, 1)), (2, 1)),
+    "folded by two": Case(2, (11,), 6, 9, (4,), (1,), ((2, 1),), (1,)),
     "rows left over": Case(1, (10, 10), 5, 3, (2, 2), (4, 3), ((0, 0), (0, 0)), (1, 1)),
 }
 
@@ -127,6 +131,7 @@ COLUMNS = ("hessian-vector", "vmap over both")  # they differ in the kernel's
     [
         *((name, use) for name in ("strided", "depthwise") for use in USES),
         *(("few channels", use) for use in COLUMNS),
+        *(("folded by four", use) for use in USES),
     ],
 )
 def test_it_may_be_transformed_as_the_plain_form_may(name, use):
@@ -179,6 +184,40 @@ def test_nan_in_gives_nan_out(name):
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(np.isnan(a), np.isnan(b))
     assert np.isnan(found[0]).any()
+
+
+@pytest.mark.parametrize("name", ["few channels", "folded by four", "folded by two"])
+def test_what_is_not_finite_reaches_what_it_reaches_in_the_plain_form(name):
+    case = CHOSEN[name]
+    forms = (convolution, plain_convolution)
+    both = jax.jit(lambda *a: [pulled_back(case.of(f), *a) for f in forms])
+    for seed, (which, value) in enumerate(itertools.product(range(3), (np.inf, np.nan))):
+        arrays, rng = case.arrays(seed), np.random.default_rng(seed)
+        for place in [-1, *rng.integers(0, arrays[which].size, 6)]:
+            given = [a.copy() for a in arrays]
+            given[which].ravel()[place] = value
+            for a, b in zip(*both(*given), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+@pytest.mark.parametrize("fold", [2, 3, 4])
+def test_every_fold_is_the_plain_form(fold):
+    for seed in range(1, 6):
+        case = dataclasses.replace(drawn(seed), groups=1)
+        case = dataclasses.replace(
+            case, stride=(*case.stride[:-1], 1), dilation=(*case.dilation[:-1], 1)
+        )
+        x, kernel, g = case.arrays()
+
+        def plain(x, kernel, pads=case.pads, case=case):
+            return plain_convolution(x, kernel, case.stride, pads, case.dilation)
+
+        y, back = jax.vjp(plain, x, kernel)
+        how = (case.stride, case.pads, case.dilation)
+        folded = folded_convolution(plain, x, kernel, case.pads, fold)
+        assert_near((folded,), (y,))
+        assert_near((columns_gradient(x, g, kernel.shape, *how, fold),), (back(g)[1],))
 
 
 @pytest.mark.parametrize(
