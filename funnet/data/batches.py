@@ -51,6 +51,8 @@ class Batches:
         step = operator.index(step)
         if step < 0:
             raise IndexError(f"a step is counted from 0, got {step}")
+        if self.size == self.examples:  # in whatever order, it is the same batch
+            return np.tile(np.arange(self.size, dtype=np.int32), (steps, 1))
         first, last = step * self.size, (step + steps) * self.size
         epochs = range(first // self.examples, (last - 1) // self.examples + 1)
         stream = np.concatenate([self._order(epoch) for epoch in epochs])
@@ -78,6 +80,8 @@ class Batches:
 
 def batches(data: Mapping[str, Any], size: int, *, seed: int = 0) -> Batches:
     """Batches of `size` examples in an order drawn anew every epoch; `batches[step]` is one.
+
+    A batch of all examples has them as they lie.
 
     Args:
         data: arrays by name, with one row for each example. Entries called `"label"` hold classes.
