@@ -1,4 +1,4 @@
-"""A compiled program, read from its text: the name of each instruction, and the bytes it moves.
+"""A compiled program, read from its text, and the bytes it moves.
 
 XLA's own count of bytes takes the body of a loop once. Here an instruction counts what it reads
 and writes, one fused from several what crosses its edge, and the body of a loop as often as it
@@ -10,10 +10,8 @@ import math
 import re
 from collections.abc import Iterator
 
-FREE = """
-parameter constant tuple get-tuple-element bitcast after-all opt-barrier optimization-barrier iota
-partition-id replica-id
-""".split()
+FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota")
+FREE += ("opt-barrier", "optimization-barrier", "partition-id", "replica-id")
 SLICES = ("dynamic-slice", "slice", "gather")
 SAME = ("bitcast", "copy", "convert", "reshape")
 INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (.*)")
@@ -73,16 +71,6 @@ class Compiled:
                 self.entry = head[2] if head[1] else self.entry
             elif current is not None and (one := _instruction(line)):
                 current[one.name] = one
-
-    def scopes(self) -> dict[str, str]:
-        """The traced program's name of each instruction; of a fused one without, of its parts."""
-        every = [one for body in self.computations.values() for one in body.values()]
-        return {one.name: one.scope or self._inner_scope(one) for one in every}
-
-    def _inner_scope(self, one: Instruction) -> str:
-        bodies = [self.computations.get(name, {}) for name in one.called]
-        found = [part.scope for body in bodies for part in reversed(body.values()) if part.scope]
-        return max(found, key=found.count, default="")
 
     def bytes(self) -> int:
         """The bytes that the program reads and writes, loops counted as often as they turn."""

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from funnet.frame import Tag
 
 Chain = tuple[Tag, ...]  # the layers' calls around an operation, the outermost first
+Key = tuple[str, str, str]  # a row: the outermost layer, the layer's path, and its function
+OUTSIDE: Key = ("", "", "")
 PART = re.compile(r"((?:\w+\()*)(.*?)\)*$")  # `transpose(jvp(conv1))`
 
 
@@ -27,25 +29,30 @@ def extended(chain: Chain, tags: Iterable[Tag]) -> Chain:
     return chain
 
 
-def key_of(chain: Chain) -> tuple[str, ...]:
-    """Model, path and layer of a chain's innermost call; empty outside of all layers."""
-    return (chain[0].layer, ".".join(chain[-1].path), chain[-1].layer) if chain else ()
-
-
 @dataclasses.dataclass(frozen=True)
 class Spot:
     """Where an operation of a compiled program belongs."""
 
-    chain: Chain
+    key: Key
     backward: bool
 
 
 class Places:
-    """Finds the chain that the name of a compiled operation spells."""
+    """Finds the row of a chain, and of the name of a compiled operation."""
 
     def __init__(self, chains: Iterable[Chain]):
+        whole = [chain for chain in chains if chain and not chain[0].path]
+        self._models = {(chain[-1].path, chain[-1].layer): chain[0].layer for chain in whole}
         self._known = {_texts(chain[:n]): chain[:n] for chain in chains for n in range(len(chain))}
         self._known |= {_texts(chain): chain for chain in chains}
+
+    def key(self, chain: Chain) -> Key:
+        """The row of a chain; JAX may have lost the layers around the body of a loop."""
+        if not chain:
+            return OUTSIDE
+        path, layer = chain[-1].path, chain[-1].layer
+        model = self._models.get((path, layer), chain[0].layer) if chain[0].path else chain[0].layer
+        return model, ".".join(path), layer
 
     def spot(self, name: str) -> Spot:
         """The place of an operation by its name, such as `jit(step)/transpose(jvp(net))/conv/dot`.
@@ -59,7 +66,7 @@ class Places:
             turned = turned or "transpose" in around
             if not {"jit", "pjit"} & set(around) and (*texts, text) in self._known:
                 texts, backward = (*texts, text), turned
-        return Spot(self._known.get(texts, ()), backward if texts else turned)
+        return Spot(self.key(self._known.get(texts, ())), backward if texts else turned)
 
 
 def _texts(chain: Chain) -> tuple[str, ...]:

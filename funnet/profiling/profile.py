@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from funnet import checks
 from funnet.describe import describe, on_device
 from funnet.profiling.compiled import Compiled
-from funnet.profiling.places import Places, key_of
+from funnet.profiling.naming import scopes
+from funnet.profiling.places import OUTSIDE, Key, Places
 from funnet.profiling.report import LayerCost, Memory, Profile
 from funnet.profiling.sharing import with_times
 from funnet.profiling.taking import Taken, peak
@@ -60,13 +60,13 @@ def profile(
     Source: the utilisation is that of Chowdhery et al., "PaLM", 2022, section 4.1, but for the
     peak, which is measured rather than published.
 
-    >>> import funnet as fn, optax
-    >>> model, sgd = fn.Model(fn.dense, features=3), optax.sgd(0.1)
+    >>> import funnet as fn, jax.numpy as jnp, optax
+    >>> model, sgd = fn.Model(fn.dense, features=3, bias=False), optax.sgd(0.1)
     >>> batch = {"image": jnp.ones((2, 5)), "label": jnp.array([0, 1])}
     >>> step = fn.train_step(fn.classification(model), sgd)
     >>> found = fn.profile(step, fn.Run.start(model, sgd, batch["image"]), batch, repeats=1)
-    >>> [(row.layer, row.flops) for row in found.layers]  # forward 60, the bias 6, backward 60 + 6
-    [('dense', 132)]
+    >>> [(row.layer, row.flops) for row in found.layers]  # 2·2·5·3 forward, as many backward
+    [('dense', 120)]
     """
     checks.count("repeats", repeats)
     _check(step, batch)
@@ -75,6 +75,7 @@ def profile(
     _check_step(step, run, batch)
     device, devices = _devices((run, batch))
     counted = tally(jax.make_jaxpr(step)(run, batch).jaxpr, device.platform)
+    places = Places(counted.layers)
     taken = Taken.of(step, run, batch)
     text = Compiled(taken.compiled.as_text())
     times = taken.timed(repeats)
@@ -88,11 +89,11 @@ def profile(
         dtype=counted.dtype,
         device=f"{device.platform} ({device.device_kind})",
         devices=devices,
-        layers=_rows(counted),
+        layers=_rows(counted, places),
         outside_flops=counted.layers[()],
         notes=tuple(_notes(counted)),
     )
-    return with_times(whole, taken, Places(counted.layers), text.scopes(), folder)
+    return with_times(whole, taken, places, scopes(text), folder)
 
 
 def _check(step: Any, batch: Any) -> None:
@@ -147,16 +148,15 @@ def _memory(compiled: Any) -> Memory | None:
         return None
     names = ("argument", "output", "alias", "temp")
     given, made, shared, inner = (int(getattr(stats, f"{n}_size_in_bytes")) for n in names)
-    planned = int(getattr(stats, "peak_memory_in_bytes", 0))
-    return Memory(given, made, shared, inner, planned or given + made - shared + inner)
+    return Memory(given, made, shared, inner)
 
 
-def _rows(counted: Tally) -> tuple[LayerCost, ...]:
-    flops: Counter[tuple] = Counter()
+def _rows(counted: Tally, places: Places) -> tuple[LayerCost, ...]:
+    flops: Counter[Key] = Counter()
     for chain, number in counted.layers.items():
-        flops[key_of(chain)] += number
-    rows = [(key, number) for key, number in flops.items() if key]
-    return tuple(LayerCost(path, layer, model, number) for (model, path, layer), number in rows)
+        flops[places.key(chain)] += number
+    rows = [(*key, number) for key, number in flops.items() if key != OUTSIDE]
+    return tuple(LayerCost(path, layer, model, number) for model, path, layer, number in rows)
 
 
 def _notes(counted: Tally) -> Iterator[str]:

@@ -14,14 +14,17 @@ class Memory:
         outputs: the next run, and the metrics.
         shared: of the outputs, what takes the place of arguments, which costs nothing more.
         temporaries: activations, gradients and whatever else lives within a step.
-        peak: the most at any time, by the compiler's plan, or else the sum of the above.
     """
 
     arguments: int
     outputs: int
     shared: int
     temporaries: int
-    peak: int
+
+    @property
+    def peak(self) -> int:
+        """The most that a step needs: temporaries are set aside as one block before it begins."""
+        return self.arguments + self.outputs - self.shared + self.temporaries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,39 +113,39 @@ class Profile:
 
 
 def scaled(x: float, unit: str, prefixes: str = " kMGTPE") -> str:
-    """A number with three digits and a prefix.
+    """A number with three digits and a prefix of its unit.
 
-    >>> scaled(386_000_000, "FLOP"), scaled(0.00231, "s", "num ")
-    ('386 MFLOP', '2.31 ms')
+    >>> scaled(386_000_000, "FLOP"), scaled(0, "B"), scaled(2310, "s", "nµm ")
+    ('386 MFLOP', '0 B', '2.31 µs')
     """
-    x, powers = x * 1000.0 ** prefixes[::-1].index(" ") if prefixes[-1] == " " else x, 0
-    while abs(x) >= 999.5 and powers < len(prefixes) - 1:
-        x, powers = x / 1000, powers + 1
-    digits = 0 if abs(x) >= 99.95 else 1 if abs(x) >= 9.995 else 2
-    return f"{x:.{digits if x else 0}f} {prefixes[powers].strip()}{unit}"
+    power = 0
+    while abs(x) >= 999.5 and power < len(prefixes) - 1:
+        x, power = x / 1000, power + 1
+    digits = 0 if abs(x) >= 99.95 or x == int(x) else 1 if abs(x) >= 9.995 else 2
+    return f"{x:,.{digits}f} {prefixes[power].strip()}{unit}"
 
 
 def _time(seconds: float | None) -> str:
-    return "" if seconds is None else scaled(seconds, "s", "num ")
+    return "" if seconds is None else scaled(seconds * 1e9, "s", "nµm ")
 
 
 def _head(p: Profile) -> list[str]:
     where = f"{p.devices} × {p.device}" if p.devices > 1 else p.device
     low, high = map(_time, p.spread)
     reach = f"{p.fraction:.0%} of the {scaled(p.peak, 'FLOP/s')} of a large {p.dtype} product"
+    each = ", each device" if p.devices > 1 else ""
     lines = [
         f"a training step on {where}",
         f"time    {_time(p.seconds)} (median; {low} to {high})",
         f"work    {scaled(p.flops, 'FLOP')}, {scaled(p.rate, 'FLOP/s')}: {reach}",
-        f"moved   {scaled(p.bytes, 'B')}, {scaled(p.bytes / p.seconds, 'B/s')}",
+        f"moved   {scaled(p.bytes, 'B')}, {scaled(p.bytes / p.seconds, 'B/s')}{each}",
     ]
     return [*lines, _memory(p.memory)] if p.memory else lines
 
 
 def _memory(memory: Memory) -> str:
     parts = dataclasses.asdict(memory)
-    peak = scaled(parts.pop("peak"), "B")
-    return f"memory  {peak} at most: " + ", ".join(
+    return f"memory  {scaled(memory.peak, 'B')} at most: " + ", ".join(
         f"{k} {scaled(n, 'B')}" for k, n in parts.items()
     )
 
@@ -168,6 +171,7 @@ def _share(seconds: float | None, p: Profile) -> str:
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines, two columns to the left and the rest to the right, a rule under the first."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    each = ", each device" if p.devices > 1 else ""
     lines = [
         "  ".join(
             cell.ljust(width) if i < 2 else cell.rjust(width)

@@ -4,9 +4,10 @@ import contextlib
 import dataclasses
 import pathlib
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping
 
-from funnet.profiling.places import Places, key_of
+from funnet.profiling.places import OUTSIDE, Key, Places
 from funnet.profiling.report import Profile
 from funnet.profiling.taking import MODULE, Taken
 from funnet.profiling.timeline import Timeline, recorded
@@ -48,18 +49,19 @@ def _shared(
     traced: float,
 ) -> Profile:
     """The profile with the timeline's seconds shared out among the layers."""
-    seconds: dict[tuple, float] = {}
+    own: dict[tuple[Key, bool], float] = defaultdict(float)
     for name, all_steps in found.seconds.items():
-        scope = scopes.get(name, "")
-        spot = places.spot(scope)
-        key = (key_of(spot.chain), spot.backward) if scope else None
-        seconds[key] = seconds.get(key, 0.0) + all_steps / steps
+        if scopes.get(name):  # the compiler's own has none
+            spot = places.spot(scopes[name])
+            own[spot.key, spot.backward] += all_steps / steps
     rows = []
     for row in whole.layers:
-        owner = (row.model, row.path, row.layer)
-        forward, backward = (seconds.get((owner, side), 0.0) for side in (False, True))
+        forward, backward = (own[(row.model, row.path, row.layer), side] for side in (False, True))
         rows.append(dataclasses.replace(row, forward=forward, backward=backward))
-    outside = sum(seconds.get(((), backward), 0.0) for backward in (False, True))
-    known = outside + sum(row.forward + row.backward for row in rows)
-    parts = {"layers": tuple(rows), "outside": outside, "untold": max(traced - known, 0.0)}
+    outside = own[OUTSIDE, False] + own[OUTSIDE, True]
+    untold = max(traced - sum(own.values()), 0.0)
+    notes = whole.notes
+    if sum(own.values()) > 1.05 * traced:
+        notes += ("operations ran side by side, so their times add up to more than the step's",)
+    parts = {"layers": tuple(rows), "outside": outside, "untold": untold, "notes": notes}
     return dataclasses.replace(whole, traced=traced, **parts)

@@ -8,7 +8,7 @@ import dataclasses
 import gzip
 import json
 import pathlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -28,7 +28,7 @@ class Timeline:
         full: whether so much happened that the end is missing.
     """
 
-    seconds: Counter[str]
+    seconds: dict[str, float]
     file: pathlib.Path
     full: bool
 
@@ -62,14 +62,14 @@ def _traces(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(folder.glob("**/*trace.json.gz"))
 
 
-def own_seconds(events: Iterable[dict[str, Any]], module: str) -> Counter[str]:
+def own_seconds(events: Iterable[dict[str, Any]], module: str) -> dict[str, float]:
     """Seconds by instruction, without those inside it; the mean over devices.
 
     >>> at = {"ph": "X", "pid": 1, "tid": 1}
     >>> def event(name, ts, dur):
     ...     return at | {"ts": ts, "dur": dur, "args": {"hlo_op": name, "hlo_module": "jit_f"}}
     >>> own_seconds([event("loop", 0, 9e6), event("add", 1e6, 2e6)], "jit_f")
-    Counter({'loop': 7.0, 'add': 2.0})
+    {'add': 2.0, 'loop': 7.0}
     """
     lanes: dict[tuple, list[tuple]] = {}
     devices = set()
@@ -77,35 +77,39 @@ def own_seconds(events: Iterable[dict[str, Any]], module: str) -> Counter[str]:
         args = event["args"]
         devices.add((event["pid"], args.get("device_ordinal")))
         lane = lanes.setdefault((event["pid"], event["tid"]), [])
-        lane.append((event["ts"], -event["dur"], args.get("hlo_op", event.get("name"))))
-    total: Counter[str] = Counter()
+        lane.append((event["ts"], -event["dur"], args["hlo_op"]))
+    total: dict[str, float] = defaultdict(float)
     for lane in lanes.values():
         for name, own in _own(sorted(lane)):
             total[name] += own / 1e6 / len(devices)
-    return total
+    return dict(total)
 
 
 def _of_program(events: list[dict[str, Any]], module: str) -> list[dict[str, Any]]:
-    """The events of the program's instructions."""
-    found = [e for e in events if e.get("ph") == "X" and "dur" in e and _is_op(e, module)]
-    if found:
-        return found
-    # A TPU's trace has a line of instructions, and says nothing of the module with each.
-    lines = {(e["pid"], e["tid"]) for e in events if _named(e) == "XLA Ops"}
-    return [
-        {**e, "args": {}} for e in events if e.get("ph") == "X" and (e["pid"], e["tid"]) in lines
-    ]
+    """The events of the program's instructions, each with the instruction's name as `hlo_op`."""
+    lines = {(e["pid"], e["tid"]) for e in events if _thread(e) == "XLA Ops"}
+    drawn_up = {pid for pid, _ in lines}
+    found = []
+    for event in events:
+        if event.get("ph") != "X" or "dur" not in event:
+            continue
+        args = event.get("args", {})
+        # A GPU's may have a number after the module's name; a TPU's may not tell the module.
+        ours = args.get("hlo_module", module).split("(")[0] == module
+        if event["pid"] in drawn_up:  # the profiler has a line of instructions for this device
+            named = (event["pid"], event["tid"]) in lines
+            args = {"hlo_op": event.get("name", ""), **args}
+        else:
+            named = "hlo_op" in args
+        if ours and named:
+            found.append({**event, "args": args})
+    return found
 
 
-def _is_op(event: dict[str, Any], module: str) -> bool:
-    args = event.get("args", {})
-    # A GPU's trace may have a number after the name, as in `jit_f(7)`.
-    return "hlo_op" in args and args.get("hlo_module", module).split("(")[0] == module
-
-
-def _named(event: dict[str, Any]) -> str:
-    given = event.get("args", {}).get("name", "")
-    return given if event.get("ph") == "M" and event.get("name") == "thread_name" else ""
+def _thread(event: dict[str, Any]) -> str:
+    """The name of a thread or stream, if the event gives one."""
+    names = event.get("ph") == "M" and event.get("name") == "thread_name"
+    return event["args"]["name"] if names else ""
 
 
 def _own(lane: list[tuple]) -> Iterator[tuple[str, float]]:

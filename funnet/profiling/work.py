@@ -19,25 +19,30 @@ from jax.extend.core import jaxprs_in_params
 from funnet.frame import tags_of
 from funnet.profiling.places import Chain, extended
 
-MOVES = """
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+MOVES = _names("""
 broadcast_in_dim bitcast_convert_type concatenate convert_element_type copy copy_p device_put
 dynamic_slice dynamic_update_slice expand_dims gather iota optimization_barrier pad
 random_bits random_fold_in random_seed random_split random_unwrap random_wrap reduce_precision
 reshape rev select_n slice split squeeze stop_gradient transpose scatter empty pvary
-""".split()
-REDUCTIONS = """
+""")
+REDUCTIONS = _names("""
 argmax argmin cumlogsumexp cummax cummin cumprod cumsum reduce reduce_max reduce_min reduce_prod
 reduce_sum sort top_k
-""".split()
-SCATTERS = "scatter-add scatter-mul scatter-max scatter-min scatter_add scatter_mul".split()
-WINDOWS = """
+""")
+SCATTERS = _names("scatter-add scatter-mul scatter-max scatter-min scatter_add scatter_mul")
+WINDOWS = _names("""
 reduce_window reduce_window_max reduce_window_min reduce_window_sum select_and_scatter
 select_and_scatter_add select_and_gather_add
-""".split()
-OPAQUE = """
+""")
+OPAQUE = _names("""
 pallas_call ffi_call custom_call pure_callback io_callback cholesky lu qr eig eigh svd schur
 triangular_solve tridiagonal tridiagonal_solve householder_product geqrf fft
-""".split()
+""")
 
 
 @dataclasses.dataclass(frozen=True)
