@@ -121,7 +121,8 @@ def scaled(x: float, unit: str, prefixes: str = " kMGTPE") -> str:
     power = 0
     while abs(x) >= 999.5 and power < len(prefixes) - 1:
         x, power = x / 1000, power + 1
-    digits = 0 if abs(x) >= 99.95 or x == int(x) else 1 if abs(x) >= 9.995 else 2
+    whole = power == 0 and x == int(x)
+    digits = 0 if whole or abs(x) >= 99.95 else 1 if abs(x) >= 9.995 else 2
     return f"{x:,.{digits}f} {prefixes[power].strip()}{unit}"
 
 
@@ -171,7 +172,6 @@ def _share(seconds: float | None, p: Profile) -> str:
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines, two columns to the left and the rest to the right, a rule under the first."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    each = ", each device" if p.devices > 1 else ""
     lines = [
         "  ".join(
             cell.ljust(width) if i < 2 else cell.rjust(width)
