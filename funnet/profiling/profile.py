@@ -19,6 +19,7 @@ from funnet.profiling.sharing import with_times
 from funnet.profiling.taking import Taken, peak
 from funnet.profiling.work import Tally, tally
 from funnet.select import dotted
+from funnet.train.loop import copied
 
 
 def profile(
@@ -71,7 +72,7 @@ def profile(
     checks.count("repeats", repeats)
     _check(step, batch)
     folder = None if trace is None else _folder(trace)
-    run, batch = on_device((run, dict(batch)))
+    run, batch = copied(run), on_device(dict(batch))
     _check_step(step, run, batch)
     device, devices = _devices((run, batch))
     counted = tally(jax.make_jaxpr(step)(run, batch).jaxpr, device.platform)

@@ -60,8 +60,5 @@ def _shared(
         rows.append(dataclasses.replace(row, forward=forward, backward=backward))
     outside = own[OUTSIDE, False] + own[OUTSIDE, True]
     untold = max(traced - sum(own.values()), 0.0)
-    notes = whole.notes
-    if sum(own.values()) > 1.05 * traced:
-        notes += ("operations ran side by side, so their times add up to more than the step's",)
-    parts = {"layers": tuple(rows), "outside": outside, "untold": untold, "notes": notes}
+    parts = {"layers": tuple(rows), "outside": outside, "untold": untold}
     return dataclasses.replace(whole, traced=traced, **parts)

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from funnet.compiling import STEP, quick_jit
-from funnet.train.loop import copied
 
 DISPATCH = 0.02  # seconds that a dispatch is to take: beside it, dispatching costs nothing
 MOST = 10_000  # steps in a dispatch
@@ -34,8 +33,8 @@ class Taken:
 
     @classmethod
     def of(cls, step: Callable, run: Any, batch: Any) -> "Taken":
-        """Compiles the step; the run is copied, since each dispatch donates it."""
-        taken = cls(None, copied(run), batch)
+        """Compiles the step; each dispatch donates the run, this one to begin with."""
+        taken = cls(None, run, batch)
         jitted = quick_jit(STEP, donate_argnums=0, **_kept(taken.run))(_steps(step)).quick
         taken.compiled = jitted.lower(taken.run, batch, np.int32(1)).compile()
         taken.take(1)  # the first may be slower

@@ -1,7 +1,9 @@
 """A trace of JAX's profiler, and how long each instruction of a program took in it.
 
 The profiler writes the events of every thread or stream in the Chrome trace format. An event of a
-loop has those of its body inside, so what an instruction took itself is what is left without them.
+loop has those of its body inside, be they on another thread, so what an instruction took itself is
+what is left without them. Of two at the same time, the one that began later has that time, and all
+of them together take no longer than the device was busy.
 """
 
 import dataclasses
@@ -71,15 +73,13 @@ def own_seconds(events: Iterable[dict[str, Any]], module: str) -> dict[str, floa
     >>> own_seconds([event("loop", 0, 9e6), event("add", 1e6, 2e6)], "jit_f")
     {'add': 2.0, 'loop': 7.0}
     """
-    lanes: dict[tuple, list[tuple]] = {}
-    devices = set()
+    devices: dict[tuple, list[tuple]] = {}
     for event in _of_program(list(events), module):
         args = event["args"]
-        devices.add((event["pid"], args.get("device_ordinal")))
-        lane = lanes.setdefault((event["pid"], event["tid"]), [])
+        lane = devices.setdefault((event["pid"], args.get("device_ordinal")), [])
         lane.append((event["ts"], -event["dur"], args["hlo_op"]))
     total: dict[str, float] = defaultdict(float)
-    for lane in lanes.values():
+    for lane in devices.values():
         for name, own in _own(sorted(lane)):
             total[name] += own / 1e6 / len(devices)
     return dict(total)
@@ -113,7 +113,7 @@ def _thread(event: dict[str, Any]) -> str:
 
 
 def _own(lane: list[tuple]) -> Iterator[tuple[str, float]]:
-    """Each event of a thread, in order, with its duration but for the events inside it."""
+    """Each event of a device with its duration, but for what began meanwhile."""
     around: list[list] = []  # end, name, own duration
     for start, less, name in lane:
         while around and around[-1][0] <= start + SLACK:

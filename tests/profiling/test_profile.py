@@ -76,7 +76,7 @@ def test_time_goes_to_layers_both_ways(found):
 
 def test_the_parts_of_the_time_add_up(found):
     parts = sum(row.seconds for row in found.layers) + found.outside + found.untold
-    assert parts == pytest.approx(found.traced) or "side by side" in str(found)
+    assert parts == pytest.approx(found.traced, rel=0.02)
     assert sum(row.seconds for row in found.layers) > 0.2 * parts
 
 
@@ -87,7 +87,7 @@ def test_rates_follow_from_what_was_measured(found):
     assert found.fraction == found.rate / found.peak > 0
     assert found.dtype == "float32"
     assert found.devices == 1
-    assert found.notes == () or "side by side" in found.notes[0]
+    assert found.notes == ()
 
 
 def test_memory_is_that_of_run_and_batch_and_what_lives_within(found):

@@ -39,8 +39,19 @@ def test_events_that_only_touch_are_side_by_side():
     assert own_seconds(events, "jit_f") == {"a": 1.0, "b": 1.0, "c": 1.0}
 
 
-def test_threads_do_not_hold_each_other_and_other_programs_do_not_count():
-    events = [event("a", 0, 3e6, tid=1), event("b", 1e6, 1e6, tid=2)]
+def test_the_body_of_a_loop_may_be_on_another_thread():
+    events = [event("loop", 0, 10e6, tid=1), event("add", 1e6, 8e6, tid=2)]
+    assert own_seconds(events, "jit_f") == {"loop": 2.0, "add": 8.0}
+
+
+def test_what_runs_at_the_same_time_takes_no_longer_than_both():
+    events = [event("a", 0, 10e6, tid=1), event("b", 5e6, 10e6, tid=2)]
+    events += [event("c", 12e6, 1e6, tid=1), event("d", 16e6, 1e6, tid=1)]
+    assert own_seconds(events, "jit_f") == {"a": 5.0, "b": 9.0, "c": 1.0, "d": 1.0}
+
+
+def test_other_programs_do_not_count():
+    events = [event("a", 0, 3e6), event("b", 5e6, 1e6)]
     events += [event("c", 0, 9e6, module="jit_g"), {"ph": "X", "pid": 1, "tid": 1, "name": "host"}]
     assert own_seconds(events, "jit_f") == {"a": 3.0, "b": 1.0}
 

@@ -93,6 +93,22 @@ def test_a_scan_counts_its_body_as_often_as_it_turns():
     assert of(nested, x, w).flops == 21 * one
 
 
+def test_a_scan_counts_what_xla_counts_of_the_same_written_out():
+    def body(x, w):
+        return x @ w + 1.0
+
+    def written_out(x, w):
+        for _ in range(6):
+            x = body(x, w)
+        return x
+
+    def scanned(x, w):
+        return jax.lax.scan(lambda x, _: (body(x, w), None), x, None, 6)[0]
+
+    x, w = jnp.ones((30, 50)), jnp.ones((50, 50))
+    assert of(scanned, x, w).flops == by_xla(written_out, x, w) == 6 * (2 * 30 * 50 * 50 + 30 * 50)
+
+
 def test_a_while_loop_counts_once_and_is_named():
     def halved(x, w):
         return jax.lax.while_loop(lambda x: x[0, 0] > 1e-3, lambda x: x @ w, x)
