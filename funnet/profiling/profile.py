@@ -37,8 +37,9 @@ def profile(
     factor of a product or a convolution (as XLA counts them), one for each number that arithmetic
     gives or a reduction takes; a body that `fn.repeat` or `jax.lax.scan` repeats as often as it
     turns, of a `jax.lax.cond` the dearest branch, of operations that differ by platform the ones
-    for this. Time goes to the layer that XLA names an operation after; where XLA fuses the
-    operations of several layers into one, that is one of them.
+    for this. What is written twice counts twice, though XLA may compute it once. Time goes to the
+    layer that XLA names an operation after; where it fuses the operations of several layers into
+    one, that is one of them.
 
     Args:
         step: a pure function `(run, batch) -> (run, metrics)`, jitted or not, such as

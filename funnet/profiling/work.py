@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
+from jax.extend.core import Literal, jaxprs_in_params
 
 from funnet.frame import tags_of
 from funnet.profiling.places import Chain, extended
@@ -87,7 +87,7 @@ def tally(jaxpr: Any, platform: str) -> Tally:
 
 
 def _works(jaxpr: Any, platform: str, outer: Chain, times: int) -> Iterator[Work]:
-    for eqn in jaxpr.eqns:
+    for eqn in _used(jaxpr):
         name, params, chain = eqn.primitive.name, eqn.params, extended(outer, tags_of(eqn))
         if name in ("dot_general", "conv_general_dilated"):
             count = _dot(eqn) if name == "dot_general" else _convolution(eqn)
@@ -105,6 +105,17 @@ def _works(jaxpr: Any, platform: str, outer: Chain, times: int) -> Iterator[Work
                 yield from _works(inner, platform, chain, turns)
         else:
             yield Work(chain, times * _elements(name, eqn))
+
+
+def _used(jaxpr: Any) -> list[Any]:
+    """The equations whose values are used: the compiler leaves out the others."""
+    needed = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    used = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not needed.isdisjoint(eqn.outvars):
+            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
+            used.append(eqn)
+    return used[::-1]
 
 
 def _branches(params: dict[str, Any], platform: str) -> list[Any]:
