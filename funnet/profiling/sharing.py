@@ -13,6 +13,8 @@ from funnet.profiling.taking import MODULE, Taken
 from funnet.profiling.timeline import Timeline, recorded
 
 TRACED = 0.1  # seconds under the profiler: several steps, unless one takes longer
+MOST = 30  # steps: reading a trace takes longer than the steps in it
+SLOWED = 2.0  # times, from where the profiler changes what it shows
 
 
 def with_times(
@@ -23,11 +25,13 @@ def with_times(
     folder: pathlib.Path | None,
 ) -> Profile:
     """The profile with the times by layer, or with a note that says why there are none."""
-    steps, took = taken.steps(TRACED), []
+    steps, took = min(taken.steps(TRACED), MOST), []
     with contextlib.ExitStack() as stack:
         kept = folder or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
-            found = recorded(lambda: took.append(taken.take(steps)), kept, MODULE)
+            found = recorded(
+                lambda: took.append(taken.take(steps)), kept, MODULE, shown=folder is not None
+            )
         except Exception as error:  # which one depends on platform and version
             if folder is not None and isinstance(error, OSError | RuntimeError):
                 raise
@@ -60,5 +64,11 @@ def _shared(
         rows.append(dataclasses.replace(row, forward=forward, backward=backward))
     outside = own[OUTSIDE, False] + own[OUTSIDE, True]
     untold = max(traced - sum(own.values()), 0.0)
-    parts = {"layers": tuple(rows), "outside": outside, "untold": untold}
+    notes = list(whole.notes)
+    if traced > SLOWED * whole.seconds:
+        slower = traced / whole.seconds
+        notes.append(
+            f"the profiler made the step {slower:.0f} times slower: its operations are tiny"
+        )
+    parts = {"layers": tuple(rows), "outside": outside, "untold": untold, "notes": tuple(notes)}
     return dataclasses.replace(whole, traced=traced, **parts)

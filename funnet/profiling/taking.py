@@ -19,7 +19,7 @@ from funnet.compiling import STEP, quick_jit
 DISPATCH = 0.02  # seconds that a dispatch is to take: beside it, dispatching costs nothing
 MOST = 10_000  # steps in a dispatch
 MODULE = "jit_profiled"  # what the compiled program is called, after the function below
-PRODUCT = (1024, 8192)  # the least and the greatest size of the product that shows the peak
+PRODUCT = (256, 8192)  # the least and the greatest size of the product that shows the peak
 
 
 @dataclasses.dataclass

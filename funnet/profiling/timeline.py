@@ -35,8 +35,12 @@ class Timeline:
     full: bool
 
 
-def recorded(work: Callable[[], Any], folder: pathlib.Path, module: str) -> Timeline:
+def recorded(
+    work: Callable[[], Any], folder: pathlib.Path, module: str, *, shown: bool
+) -> Timeline:
     """Runs `work` under the profiler, and reads what the program called `module` did.
+
+    Where it is to be shown, the profiler writes a file for Perfetto too, which takes it a while.
 
     Raises:
         RuntimeError: if the profiler is busy already.
@@ -46,7 +50,7 @@ def recorded(work: Callable[[], Any], folder: pathlib.Path, module: str) -> Time
     known = set(_traces(folder))
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # it slows down what is measured
-    with jax.profiler.trace(folder, create_perfetto_trace=True, profiler_options=options):
+    with jax.profiler.trace(folder, create_perfetto_trace=shown, profiler_options=options):
         work()
     fresh = [path for path in _traces(folder) if path not in known]
     readable = [path for path in fresh if not path.name.startswith("perfetto")]
@@ -56,8 +60,8 @@ def recorded(work: Callable[[], Any], folder: pathlib.Path, module: str) -> Time
     seconds = own_seconds(events, module)
     if not seconds:
         raise ValueError("the trace names no instruction of the step's program")
-    shown = [path for path in fresh if path.name.startswith("perfetto")]
-    return Timeline(seconds, (shown or readable)[0], len(events) >= MOST)
+    perfetto = [path for path in fresh if path.name.startswith("perfetto")]
+    return Timeline(seconds, (perfetto or readable)[0], len(events) >= MOST)
 
 
 def _traces(folder: pathlib.Path) -> list[pathlib.Path]:

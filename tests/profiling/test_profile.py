@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ import pytest
 
 import funnet as fn
 from funnet.profiling import sharing
+from funnet.profiling.places import Places
 from funnet.profiling.report import LayerCost, Memory, Profile
+from funnet.profiling.timeline import Timeline
 
 
 @fn.layer
@@ -87,7 +90,7 @@ def test_rates_follow_from_what_was_measured(found):
     assert found.fraction == found.rate / found.peak > 0
     assert found.dtype == "float32"
     assert found.devices == 1
-    assert found.notes == ()
+    assert all("times slower" in note for note in found.notes)
 
 
 def test_memory_is_that_of_run_and_batch_and_what_lives_within(found):
@@ -120,10 +123,10 @@ def test_the_table_has_a_line_for_each_row(found):
     assert "of a large float32 product" in lines[2]
 
 
-def test_the_table_of_known_numbers():
+def known_profile():
     row = LayerCost("conv", "conv", "net", 2_000_000, 1e-3, 3e-3)
     other = LayerCost("", "judge", "judge", 500, 0.0, 0.0)
-    known = Profile(
+    return Profile(
         seconds=8e-3,
         spread=(7.5e-3, 9e-3),
         flops=4_000_000,
@@ -140,6 +143,10 @@ def test_the_table_of_known_numbers():
         traced=10e-3,
         notes=("a word",),
     )
+
+
+def test_the_table_of_known_numbers():
+    known = known_profile()
     assert str(known).splitlines() == [
         "a training step on cpu (cpu)",
         "time    8.00 ms (median; 7.50 ms to 9.00 ms)",
@@ -164,13 +171,24 @@ def test_the_table_of_known_numbers():
     assert "memory" not in str(bare)
 
 
+def test_seconds_of_a_trace_are_shared_out_by_step():
+    found = Timeline({"a": 0.06, "copy": 0.03}, pathlib.Path("t"), full=False)
+    scopes = {"a": "jit(step)/add", "copy": ""}
+    shared = sharing._shared(known_profile(), found, Places([]), scopes, 3, 0.05)
+    assert shared.outside == pytest.approx(0.02)
+    assert shared.untold == pytest.approx(0.03)
+    assert [row.seconds for row in shared.layers] == [0.0, 0.0]
+    slower = "the profiler made the step 6 times slower: its operations are tiny"
+    assert shared.notes == ("a word", slower)
+
+
 @fn.layer
 def small(p, x):
     return fn.dense(p["out"], x, 3)
 
 
 def test_without_a_trace_there_is_no_time_by_layer_and_a_word_why(monkeypatch, tmp_path):
-    def broken(*args):
+    def broken(*args, **how):
         raise RuntimeError("another profiler is running")
 
     monkeypatch.setattr(sharing, "recorded", broken)

@@ -74,7 +74,9 @@ def test_a_trace_is_recorded_and_read(tmp_path):
     product = jax.jit(lambda x: x @ x)
     x = jnp.ones((64, 64))
     jax.block_until_ready(product(x))
-    first = recorded(lambda: jax.block_until_ready(product(x)), tmp_path, "jit__lambda")
+    first = recorded(
+        lambda: jax.block_until_ready(product(x)), tmp_path, "jit__lambda", shown=False
+    )
     assert sum(first.seconds.values()) > 0
     assert not first.full
     assert json.loads(gzip.decompress(first.file.read_bytes()))["traceEvents"]
@@ -82,7 +84,7 @@ def test_a_trace_is_recorded_and_read(tmp_path):
 
 def test_a_trace_that_tells_nothing_of_the_program_is_refused(tmp_path):
     with pytest.raises(ValueError, match="names no instruction"):
-        recorded(lambda: None, tmp_path, "jit_other")
+        recorded(lambda: None, tmp_path, "jit_other", shown=False)
 
 
 @fn.layer
