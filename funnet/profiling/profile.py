@@ -89,7 +89,7 @@ def profile(
         memory=_memory(taken.compiled),
         peak=devices * peak(counted.dtype, device),
         dtype=counted.dtype,
-        device=f"{device.platform} ({device.device_kind})",
+        device=_named(device),
         devices=devices,
         layers=_rows(counted, places),
         outside_flops=counted.layers[()],
@@ -141,6 +141,12 @@ def _devices(tree: Any) -> tuple[Any, int]:
     sets = [x.sharding.device_set for x in jax.tree.leaves(tree)]
     devices = set().union(*sets) or set(jax.devices()[:1])
     return min(devices, key=lambda device: device.id), len(devices)
+
+
+def _named(device: Any) -> str:
+    """Platform and kind; a CPU's kind says nothing more."""
+    platform, kind = device.platform, device.device_kind
+    return platform if kind == platform else f"{platform} ({kind})"
 
 
 def _memory(compiled: Any) -> Memory | None:

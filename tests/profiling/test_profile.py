@@ -134,7 +134,7 @@ def known_profile():
         memory=Memory(1000, 900, 800, 5000),
         peak=1e9,
         dtype="float32",
-        device="cpu (cpu)",
+        device="gpu (kind)",
         devices=1,
         layers=(row, other),
         outside_flops=1_999_500,
@@ -148,7 +148,7 @@ def known_profile():
 def test_the_table_of_known_numbers():
     known = known_profile()
     assert str(known).splitlines() == [
-        "a training step on cpu (cpu)",
+        "a training step on gpu (kind)",
         "time    8.00 ms (median; 7.50 ms to 9.00 ms)",
         "work    4.00 MFLOP, 500 MFLOP/s: 50% of the 1.00 GFLOP/s of a large float32 product",
         "moved   80.0 kB, 10.0 MB/s",
