@@ -63,6 +63,7 @@ from funnet.lift import remat as remat
 from funnet.lift import repeat as repeat
 from funnet.mixed import mixed as mixed
 from funnet.model import Model as Model
+from funnet.profiling.profile import profile as profile
 from funnet.reports.tensorboard import tensorboard as tensorboard
 from funnet.scope import Scope as Scope
 from funnet.scope import layer as layer

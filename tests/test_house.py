@@ -80,6 +80,7 @@ UPWARD = {
     "mixed": ("layers", "train", "data", "models", "model", "optim"),
     "keys": ("layers", "train", "data", "models", "model", "optim", "scope"),
     "store": ("layers", "train", "data", "models", "model", "interop", "reports", "optim"),
+    "profiling": ("models", "interop", "data", "layers", "optim", "losses", "reports", "store"),
     "reports": ("train", "data", "models", "layers", "interop", "optim"),
     "data": ("train", "models", "model", "interop"),
     "models": ("train", "data", "interop", "losses", "optim"),

@@ -1,0 +1,1 @@
+"""What a training step costs, measured: work, memory, time, and which layers take it."""
