@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from funnet import initializers
 from funnet.checks import count, examples, floating
 from funnet.ops.precision import widened
+from funnet.ops.standardise import standardised
 from funnet.scope import Scope, layer
 
 
@@ -34,8 +35,8 @@ def layer_norm(p: Scope, x: jax.Array, *, eps: float = 1e-5) -> jax.Array:
     floating("x", x)
     examples("x", x)
     scale, bias = affine(p, x.shape[-1])
-    wide = widened(x)
-    return normalised(wide, *_moments(wide, (-1,)), scale, bias, eps).astype(x.dtype)
+    y = standardised(widened(x), eps)
+    return (y * scale.astype(y.dtype) + bias.astype(y.dtype)).astype(x.dtype)
 
 
 @layer
