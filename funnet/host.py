@@ -9,10 +9,10 @@ import os
 import platform
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
-import jaxlib
 
 # glibc's malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX and M_ARENA_MAX, with values.
 TRIM, PAD, MMAP, ARENAS = -1, -2, -4, -8
@@ -118,7 +118,7 @@ def cache_compilations(folder: str | Path | None = None) -> Path:
 
 def machine() -> str:
     """A short name of this kind of machine: its architecture, and a digest of its features."""
-    facts = [platform.machine(), platform.processor(), jaxlib.__version__, _features()]
+    facts = [platform.machine(), platform.processor(), version("jaxlib"), _features()]
     digest = hashlib.blake2b("\n".join(facts).encode(), digest_size=6).hexdigest()
     return f"{platform.machine() or 'unknown'}-{digest}"
 

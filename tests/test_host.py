@@ -146,7 +146,7 @@ def test_what_is_damaged_is_compiled_again(tmp_path):
 def test_a_folder_that_cannot_be_made_is_an_error_that_says_what_to_do(tmp_path):
     (tmp_path / "file").write_text("")
     before = jax.config.jax_compilation_cache_dir
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(NotADirectoryError) as caught:
         fn.cache_compilations(tmp_path / "file" / "kept")
     assert any("name a folder that can be written" in note for note in caught.value.__notes__)
     assert jax.config.jax_compilation_cache_dir == before

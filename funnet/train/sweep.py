@@ -31,7 +31,8 @@ from funnet.train.totals import summed
 
 Start = Callable[..., tuple[Step, Run]]
 WAYS = ("vmap", "map")
-TRIAL, MOST, ROUNDS = 0.03, 64, 5  # seconds and steps of one timing, and how many there are
+TRIAL, MOST, ROUNDS = 0.03, 64, 3  # seconds and steps of one timing, and how many there are
+PART = 50  # of all steps, how small a part one timing should at most be
 
 
 def sweep(
@@ -315,7 +316,8 @@ class _Job:
             self.why = "there is one run" if len(self.refused) == 1 else "too short to time both"
         else:
             seconds("map", steps=1)
-            steps = max(min(given[2], int(TRIAL / max(self.second, 1e-9))), 1)
+            most = min(given[2], self.feed.stop // PART)
+            steps = max(min(most, int(TRIAL / max(self.second, 1e-9))), 1)
             turns = [[seconds(way, steps=steps) / steps for way in WAYS] for _ in range(ROUNDS)]
             vmap, mapped = np.min(turns, 0)
             self.how, self.second = ("vmap", vmap) if vmap <= mapped else ("map", mapped)
