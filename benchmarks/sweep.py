@@ -16,7 +16,7 @@ import optax
 
 import funnet as fn
 
-RUNS, STEPS, BATCH, ROUNDS = 16, 200, 64, 5
+STEPS, BATCH, ROUNDS = 200, 64, 3
 WIDTHS = (32, 128, 256)
 
 
