@@ -19,6 +19,8 @@ from funnet import losses as losses
 from funnet import metrics as metrics
 from funnet import models as models
 from funnet import optim as optim
+from funnet.host import cache_compilations as cache_compilations
+from funnet.host import tune_host as tune_host
 from funnet.layers.attention import attention as attention
 from funnet.layers.batch_norm import batch_norm as batch_norm
 from funnet.layers.conv import conv as conv
@@ -82,3 +84,4 @@ from funnet.train.report import report as report
 from funnet.train.run import Run as Run
 from funnet.train.step import guarded as guarded
 from funnet.train.step import train_step as train_step
+from funnet.train.sweep import sweep as sweep

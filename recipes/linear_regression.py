@@ -6,6 +6,7 @@ The whole of funnet in one page: a layer, a model, an objective, a step, a run, 
 """
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -22,6 +23,7 @@ class Settings:
     steps: int = 500
     learning_rate: float = 0.1
     seed: int = 0
+    cache: Path | None = None  # keep compilations in this folder, for the next time
 
 
 @fn.layer
@@ -32,6 +34,8 @@ def line(p: fn.Scope, x: jax.Array) -> jax.Array:
 
 def main(settings: Settings) -> tuple[float, float]:
     """Fits the line; returns its slope and intercept."""
+    if settings.cache is not None:
+        fn.cache_compilations(settings.cache)
     x = np.linspace(-1, 1, 100, dtype=np.float32)[:, None]
     data = {"input": x, "target": 2 * x + 3}
 

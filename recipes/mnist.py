@@ -37,6 +37,7 @@ class Settings:
     seed: int = 0
     folder: Path | None = None  # by default runs/mnist-cnn or runs/mnist-mlp
     holdout: int = 0  # measure on so many training images instead of on the test set
+    cache: Path | None = None  # keep compilations in this folder, for the next time
 
 
 @fn.layer
@@ -96,6 +97,8 @@ def draw(path: Path, test: dict[str, Any], guesses: np.ndarray) -> None:
 
 def main(settings: Settings) -> float:
     """Trains, tests, saves and draws; returns the accuracy."""
+    if settings.cache is not None:
+        fn.cache_compilations(settings.cache)
     folder = settings.folder or Path(f"runs/mnist-{settings.model}")
     name, (train, test) = load(settings.data)
     if settings.holdout:

