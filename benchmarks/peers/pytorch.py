@@ -62,7 +62,10 @@ class Gpt(nn.Module):
     def __init__(self):
         super().__init__()
         self.tokens, self.positions = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)
-        self.blocks, self.norm = nn.Sequential(*(Block() for _ in range(DEPTH))), nn.LayerNorm(WIDTH)
+        self.blocks, self.norm = (
+            nn.Sequential(*(Block() for _ in range(DEPTH))),
+            nn.LayerNorm(WIDTH),
+        )
         nn.init.normal_(self.tokens.weight, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.02)
 
