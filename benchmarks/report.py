@@ -8,7 +8,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-PACKAGES = "jax jaxlib numpy optax torch flax equinox dm-haiku keras".split()
+PACKAGES = ["jax", "jaxlib", "numpy", "optax", "torch", "flax", "equinox", "dm-haiku", "keras"]
 RATIOS = {
     "torch + DataLoader": ("torch-loader",),
     "best torch": ("torch-loader", "torch-indexed", "torch-compile"),

@@ -1,5 +1,6 @@
 """Equinox as its tutorials write it: `eqx.filter_jit` of a step, models on one example, vmapped."""
 
+import itertools
 from typing import Any
 
 import equinox as eqx
@@ -37,7 +38,7 @@ class Stack(eqx.Module):
 def dense(k: Keys, *widths: int) -> list:
     """Linear layers with ReLU between."""
     found: list = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in itertools.pairwise(widths):
         found += [eqx.nn.Linear(a, b, key=k()), relu]
     return found[:-1]
 
@@ -50,7 +51,7 @@ def images(x: Any) -> Any:
 def convolutional(k: Keys, widths: tuple, size: int, padding: int, *tail: int) -> Stack:
     """Two convolutions with pools, and linear layers."""
     found: list = [images]
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in itertools.pairwise(widths):
         found += [eqx.nn.Conv2d(a, b, size, padding=padding, key=k()), relu]
         found += [eqx.nn.MaxPool2d(2, 2)]
     return Stack([*found, jnp.ravel, *dense(k, *tail)])
@@ -159,7 +160,7 @@ class Resnet(eqx.Module):
     def __init__(self, k: Keys):
         widths = [64, 64, 64, 128, 128, 256, 256, 512, 512]
         self.stem = Normed(k, 3, 64, 3, 1)
-        self.blocks = [Residual(k, a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        self.blocks = [Residual(k, a, b) for a, b in itertools.pairwise(widths)]
         self.head = eqx.nn.Linear(512, 10, key=k())
 
     def __call__(self, x: Any, state: Any) -> Any:

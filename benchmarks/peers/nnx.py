@@ -1,8 +1,8 @@
 """Flax NNX as its tutorial writes it: `nnx.jit` of a step, `nnx.Optimizer`, `nnx.value_and_grad`."""
 
+import itertools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -14,7 +14,7 @@ class Dense(nnx.Module):
     """Linear layers with ReLU between."""
 
     def __init__(self, *widths: int, rngs: nnx.Rngs):
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
 
     def __call__(self, x: Any) -> Any:
@@ -111,7 +111,7 @@ class Resnet(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
         widths = [64, 64, 64, 128, 128, 256, 256, 512, 512]
         self.stem = Normed(3, 64, 3, 1, rngs)
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = itertools.pairwise(widths)
         self.blocks = nnx.List([Residual(a, b, rngs) for a, b in pairs])
         self.head = nnx.Linear(512, 10, rngs=rngs)
 

@@ -3,6 +3,7 @@
 With plain indexing, images are channels-last. Its LSTM has two biases; the second is held at zero.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,7 +97,7 @@ class Residual(nn.Module):
 def resnet() -> nn.Module:
     """ResNet-18 with the stem for small images."""
     widths = [64, 64, 64, 128, 128, 256, 256, 512, 512]
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(itertools.pairwise(widths))
     blocks = [Residual(a, b, 1 if a == b else 2) for a, b in pairs]
     stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)]
@@ -106,7 +107,7 @@ def resnet() -> nn.Module:
 def dense(*widths: int) -> list[nn.Module]:
     """Linear layers with ReLU between."""
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return layers[:-1]
 
