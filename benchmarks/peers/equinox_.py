@@ -20,6 +20,7 @@ class Keys:
         self.key = jax.random.key(0)
 
     def __call__(self) -> Any:
+        """The next key."""
         self.key, key = jax.random.split(self.key)
         return key
 
@@ -30,6 +31,7 @@ class Stack(eqx.Module):
     layers: list
 
     def __call__(self, x: Any, state: Any) -> Any:
+        """The forward pass."""
         for layer in self.layers:
             x = layer(x)
         return x, state
@@ -68,6 +70,7 @@ class Lstm(eqx.Module):
         self.out = eqx.nn.Linear(WIDTH, 10, key=k())
 
     def __call__(self, x: Any, state: Any) -> Any:
+        """The forward pass."""
         zeros = jnp.zeros(WIDTH)
         (h, _), _ = lax.scan(lambda c, x: (self.cell(x, c), None), (zeros, zeros), x)
         return self.out(h), state
@@ -89,6 +92,7 @@ class Block(eqx.Module):
         self.down = eqx.nn.Linear(4 * WIDTH, WIDTH, key=k())
 
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         y = jax.vmap(self.norms[0])(x)
         x = x + self.attention(y, y, y, mask=jnp.tril(jnp.ones((CONTEXT, CONTEXT), bool)))
         y = jax.vmap(self.up)(jax.vmap(self.norms[1])(x))
@@ -110,6 +114,7 @@ class Gpt(eqx.Module):
         self.norm = eqx.nn.LayerNorm(WIDTH)
 
     def __call__(self, ids: Any, state: Any) -> Any:
+        """The forward pass."""
         x = self.tokens[ids] + self.positions
         for block in self.blocks:
             x = block(x)
@@ -127,6 +132,7 @@ class Normed(eqx.Module):
         self.norm = eqx.nn.BatchNorm(b, axis_name="batch", momentum=0.9, mode="batch")
 
     def __call__(self, x: Any, state: Any) -> Any:
+        """The forward pass."""
         return self.norm(self.conv(x), state)
 
 
@@ -143,6 +149,7 @@ class Residual(eqx.Module):
         self.short = None if a == b else Normed(k, a, b, 1, stride)
 
     def __call__(self, x: Any, state: Any) -> Any:
+        """The forward pass."""
         y, state = self.one(x, state)
         y, state = self.two(relu(y), state)
         if self.short is not None:
@@ -164,6 +171,7 @@ class Resnet(eqx.Module):
         self.head = eqx.nn.Linear(512, 10, key=k())
 
     def __call__(self, x: Any, state: Any) -> Any:
+        """The forward pass."""
         x, state = self.stem(images(x), state)
         x = relu(x)
         for block in self.blocks:

@@ -17,6 +17,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         for width in self.widths[:-1]:
             x = nn.relu(nn.Dense(width)(x))
         return nn.Dense(self.widths[-1])(x)
@@ -32,6 +33,7 @@ class Convolutional(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         for width in self.widths:
             x = nn.relu(nn.Conv(width, (self.size, self.size), padding=self.padding)(x))
             x = nn.max_pool(x, (2, 2), (2, 2))
@@ -43,6 +45,7 @@ class Lstm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         return nn.Dense(10)(nn.RNN(nn.OptimizedLSTMCell(WIDTH))(x)[:, -1])
 
 
@@ -51,6 +54,7 @@ class Gpt(nn.Module):
 
     @nn.compact
     def __call__(self, ids: Any) -> Any:
+        """The forward pass."""
         tokens = nn.Embed(VOCABULARY, WIDTH)
         x = tokens(ids) + nn.Embed(CONTEXT, WIDTH)(jnp.arange(CONTEXT))
         mask = nn.make_causal_mask(ids)
@@ -66,6 +70,8 @@ class Resnet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
+
         def normed(x: Any, width: int, stride: int = 1, size: int = 3) -> Any:
             more = {"padding": size // 2, "use_bias": False}
             x = nn.Conv(width, (size, size), (stride, stride), **more)(x)

@@ -1,4 +1,4 @@
-"""Flax NNX as its tutorial writes it: `nnx.jit` of a step, `nnx.Optimizer`, `nnx.value_and_grad`."""
+"""Flax NNX as its tutorial has it: `nnx.jit`, `nnx.Optimizer`, `nnx.value_and_grad`."""
 
 import itertools
 from typing import Any
@@ -18,6 +18,7 @@ class Dense(nnx.Module):
         self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
 
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         for layer in self.layers[:-1]:
             x = nnx.relu(layer(x))
         return self.layers[-1](x)
@@ -33,6 +34,7 @@ class Convolutional(nnx.Module):
         self.dense = Dense(*tail, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         x = nnx.max_pool(nnx.relu(self.conv1(x)), (2, 2), (2, 2))
         x = nnx.max_pool(nnx.relu(self.conv2(x)), (2, 2), (2, 2))
         return self.dense(x.reshape(len(x), -1))
@@ -46,6 +48,7 @@ class Lstm(nnx.Module):
         self.out = nnx.Linear(WIDTH, 10, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         return self.out(self.rnn(x)[1][:, -1])
 
 
@@ -60,6 +63,7 @@ class Block(nnx.Module):
         self.down = nnx.Linear(4 * WIDTH, WIDTH, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         mask = nnx.make_causal_mask(x[..., 0])
         x = x + self.attention(self.norm1(x), mask=mask)
         return x + self.down(nnx.gelu(self.up(self.norm2(x))))
@@ -75,6 +79,7 @@ class Gpt(nnx.Module):
         self.norm = nnx.LayerNorm(WIDTH, epsilon=1e-5, rngs=rngs)
 
     def __call__(self, ids: Any) -> Any:
+        """The forward pass."""
         x = self.tokens(ids) + self.positions(jnp.arange(CONTEXT))
         for block in self.blocks:
             x = block(x)
@@ -90,6 +95,7 @@ class Normed(nnx.Module):
         self.norm = nnx.BatchNorm(b, momentum=0.9, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         return self.norm(self.conv(x))
 
 
@@ -102,6 +108,7 @@ class Residual(nnx.Module):
         self.short = (lambda x: x) if a == b else Normed(a, b, 1, stride, rngs)
 
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         return nnx.relu(self.two(nnx.relu(self.one(x))) + self.short(x))
 
 
@@ -116,6 +123,7 @@ class Resnet(nnx.Module):
         self.head = nnx.Linear(512, 10, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
+        """The forward pass."""
         x = nnx.relu(self.stem(x))
         for block in self.blocks:
             x = block(x)
