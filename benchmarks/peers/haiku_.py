@@ -38,7 +38,7 @@ def lstm(x: Any) -> Any:
     """An LSTM and a linear layer on its last state."""
     core = hk.LSTM(WIDTH)
     outputs, _ = hk.dynamic_unroll(core, x, core.initial_state(len(x)), time_major=False)
-    return hk.Linear(10)(outputs[:, -1])
+    return hk.Linear(10)(outputs[:, -1])  # pyright: ignore
 
 
 def gpt(ids: Any) -> Any:

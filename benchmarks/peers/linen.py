@@ -46,7 +46,7 @@ class Lstm(nn.Module):
     @nn.compact
     def __call__(self, x: Any) -> Any:
         """The forward pass."""
-        return nn.Dense(10)(nn.RNN(nn.OptimizedLSTMCell(WIDTH))(x)[:, -1])
+        return nn.Dense(10)(nn.RNN(nn.OptimizedLSTMCell(WIDTH))(x)[:, -1])  # pyright: ignore
 
 
 class Gpt(nn.Module):

@@ -49,7 +49,7 @@ class Lstm(nnx.Module):
 
     def __call__(self, x: Any) -> Any:
         """The forward pass."""
-        return self.out(self.rnn(x)[1][:, -1])
+        return self.out(self.rnn(x)[1][:, -1])  # pyright: ignore
 
 
 class Block(nnx.Module):

@@ -31,7 +31,7 @@ class Lstm(nn.Module):
     def __init__(self):
         super().__init__()
         self.lstm, self.out = nn.LSTM(32, WIDTH, batch_first=True), nn.Linear(WIDTH, 10)
-        nn.init.zeros_(self.lstm.bias_hh_l0).requires_grad_(False)
+        nn.init.zeros_(self.lstm.bias_hh_l0).requires_grad_(False)  # pyright: ignore
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, T, 32) to (N, 10)."""
