@@ -48,10 +48,10 @@ class Scanned(loops.Loop):
         )
 
     def run(self, steps: int) -> float:
-        """Takes the steps in scans of `FUSED`, the rest in one each."""
+        """Takes the steps in scans of at most `FUSED`."""
         last: Any = None
         while steps:
-            fused = FUSED if steps >= FUSED else 1
+            fused = min(steps, FUSED)
             rows = np.stack([next(self.orders) for _ in range(fused)])
             *self.carry, last = self.step(*self.carry, self.x[rows], self.y[rows])
             steps -= fused

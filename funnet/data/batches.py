@@ -21,6 +21,9 @@ from funnet.checks import seed as check_seed
 from funnet.store.tensors import digest
 
 LOOKED_AT = 2**26  # bytes of an array that tell it from another
+TOGETHER = (
+    1024  # examples whose order is drawn together, of small data sets: a generator costs 12 us
+)
 
 
 class Batches:
@@ -33,7 +36,8 @@ class Batches:
         count("size", size, self.examples)
         check_seed(seed)
         self.size, self.seed = size, seed
-        self._order = functools.lru_cache(maxsize=2)(self._permutation)
+        self._together = max(TOGETHER // self.examples, 1)
+        self._orders = functools.lru_cache(maxsize=2)(self._permutations)
 
     def __repr__(self) -> str:
         return f"Batches({self.examples} examples, size={self.size}, seed={self.seed})"
@@ -55,7 +59,7 @@ class Batches:
             return np.tile(np.arange(self.size, dtype=np.int32), (steps, 1))
         first, last = step * self.size, (step + steps) * self.size
         epochs = range(first // self.examples, (last - 1) // self.examples + 1)
-        stream = np.concatenate([self._order(epoch) for epoch in epochs])
+        stream = np.concatenate([self._epoch(epoch) for epoch in epochs])
         start = first - epochs.start * self.examples
         return stream[start : start + last - first].reshape(steps, self.size)
 
@@ -72,10 +76,19 @@ class Batches:
         own = {"examples": self.examples, "size": self.size, "seed": self.seed}
         return {**own, "arrays": digest(rows)}
 
-    def _permutation(self, epoch: int) -> np.ndarray:
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """The order of the examples in an epoch."""
+        block, place = divmod(epoch, self._together)
+        return self._orders(block)[place]
+
+    def _permutations(self, block: int) -> np.ndarray:
+        """The orders of some epochs, which are drawn together: (epochs, examples) int32."""
         # A counter-based generator on the host: fifty times faster than a device's permutation.
-        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch])))
-        return random.permutation(self.examples).astype(np.int32)
+        random = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, block])))
+        if self._together == 1:
+            return random.permutation(self.examples).astype(np.int32)[None]
+        rows = np.tile(np.arange(self.examples, dtype=np.int32), (self._together, 1))
+        return random.permuted(rows, axis=1)
 
 
 def batches(data: Mapping[str, Any], size: int, *, seed: int = 0) -> Batches:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import funnet as fn
-from funnet.data.batches import Batches
+from funnet.data.batches import TOGETHER, Batches
 
 DRAWN = np.random.default_rng(0)
 SIZES = [(1, 1), (7, 7), (7, 1), (10, 4), (64, 63), (50, 16)]
@@ -59,26 +59,48 @@ def test_a_step_gives_the_same_batch_in_whatever_order_steps_are_asked_for():
         np.testing.assert_array_equal(batches[step]["id"], ids)
 
 
-def test_any_step_costs_the_same_to_reach(monkeypatch):
-    drawn, permutation = [], Batches._permutation
+def counted(monkeypatch):
+    """A list that grows by the number of each block of epochs whose order is drawn."""
+    drawn, draw = [], Batches._permutations
     monkeypatch.setattr(
-        Batches, "_permutation", lambda self, epoch: drawn.append(epoch) or permutation(self, epoch)
+        Batches, "_permutations", lambda self, block: drawn.append(block) or draw(self, block)
     )
-    fn.data.batches(numbered(12), 4)[0]
+    return drawn
+
+
+def test_any_step_costs_the_same_to_reach(monkeypatch):
+    drawn = counted(monkeypatch)
+    fn.data.batches(numbered(TOGETHER), 4)[0]
     assert drawn == [0]
-    fn.data.batches(numbered(12), 4)[1_000_000]
-    assert drawn == [0, 4_000_000 // 12]
+    fn.data.batches(numbered(TOGETHER), 4)[1_000_000]
+    assert drawn == [0, 4_000_000 // TOGETHER]
 
 
 def test_reading_on_draws_each_epoch_once(monkeypatch):
-    drawn, permutation = [], Batches._permutation
-    monkeypatch.setattr(
-        Batches, "_permutation", lambda self, epoch: drawn.append(epoch) or permutation(self, epoch)
-    )
-    batches = fn.data.batches(numbered(10), 4)
+    drawn = counted(monkeypatch)
+    batches = fn.data.batches(numbered(TOGETHER), 400)
     for step in range(25):
         batches[step]
     assert drawn == list(range(10))
+
+
+def test_small_data_sets_draw_many_epochs_together(monkeypatch):
+    drawn, size = counted(monkeypatch), 8
+    batches = fn.data.batches(numbered(size), size - 1)
+    epochs = 3 * TOGETHER // size
+    stream = np.concatenate([batches[step]["id"] for step in range(epochs * size // (size - 1))])
+    assert drawn == [0, 1, 2]
+    orders = stream[: len(stream) // size * size].reshape(-1, size)
+    assert (np.sort(orders, axis=1) == np.arange(size)).all()
+    assert len(np.unique(orders, axis=0)) > 0.9 * len(orders)
+    firsts = np.bincount(orders[:, 0], minlength=size)
+    assert np.square(firsts / len(orders) - 1 / size).sum() * len(orders) < 4
+
+
+def test_a_batch_of_all_has_them_as_they_lie():
+    batches = fn.data.batches(numbered(6), 6)
+    assert batches.rows(7, 2).tolist() == [[*range(6)]] * 2
+    assert batches.rows(0, 1).dtype == np.int32
 
 
 @pytest.mark.parametrize("kind", [int, np.int32, np.int64, np.uint8, jnp.int32])

@@ -82,9 +82,9 @@ def test_a_step_gives_the_same_batch_in_whatever_order_steps_are_asked_for():
 
 def test_any_step_costs_the_same_to_reach(monkeypatch):
     drawn, batches = [], fn.data.Batches
-    permutation = batches._permutation
+    draw = batches._permutations
     monkeypatch.setattr(
-        batches, "_permutation", lambda self, epoch: drawn.append(epoch) or permutation(self, epoch)
+        batches, "_permutations", lambda self, block: drawn.append(block) or draw(self, block)
     )
     bucketed()[10_000_000]
     assert len(drawn) <= 2
