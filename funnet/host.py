@@ -29,10 +29,10 @@ def tune_host() -> str:
     large arrays come out of the heap, freed memory stays there, and all threads share one heap
     (`mallopt` with M_MMAP_MAX 0, M_TRIM_THRESHOLD the largest, M_TOP_PAD 64 MiB, M_ARENA_MAX 1).
 
-    It costs memory: the process keeps its peak until it ends, and up to 64 MiB more, and threads
-    that allocate at once wait for each other. It concerns the whole process, and JAX's arrays on a
-    CPU; call it once, before the first large array. Elsewhere than on Linux with glibc it does
-    nothing, and says so.
+    It costs memory: the process keeps its peak until it ends, a heap in which large arrays come and
+    go may grow to several times what is alive at once, and threads that allocate at once wait for
+    each other. It concerns the whole process, and JAX's arrays on a CPU; call it once, before the
+    first large array. Elsewhere than on Linux with glibc it does nothing, and says so.
 
     Source: the mallopt(3) manual page.
 

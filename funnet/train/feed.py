@@ -9,6 +9,7 @@ import numpy as np
 from funnet.data.batches import Batches
 from funnet.train.prefetch import ROWS, Block, Reader
 
+MOST, PLACES = 2048, 2**19  # steps in one dispatch, and row numbers, of data on the device
 RESIDENT = 4 * 2**30  # bytes of data that are kept on a device that does not tell its memory
 
 
@@ -52,6 +53,7 @@ class Feed:
         self._shapes: set[tuple] = set()
         if isinstance(batches, Batches) and (_fits(batches) if resident is None else resident):
             self.data, self.fetch = jax.device_put(batches.data), _resident
+            self.most = min(max(PLACES // batches.size, ROWS), MOST)
 
     @property
     def programs(self) -> int:
@@ -71,11 +73,12 @@ class Feed:
         """
         if not step < self.stop:
             raise ValueError(f"step is {step}, expected step < {self.stop}, where the feed stops")
-        steps = min(steps, self.stop - step, ROWS)
+        steps = min(steps, self.stop - step, ROWS if self.data is None else self.most)
         if self.data is not None and isinstance(self.batches, Batches):
             self._shapes.add(())
-            rows = self.batches.rows(step, steps)
-            return self.data, np.pad(rows, ((0, ROWS - steps), (0, 0))), steps
+            rows = np.zeros((self.most, self.batches.size), np.int32)
+            rows[:steps] = self.batches.rows(step, steps)
+            return self.data, rows, steps
         block, steps = self._reading(step).take(steps)
         self._block, self.most = block, block.most
         self._shapes.add(block.shapes)

@@ -15,9 +15,9 @@ import numpy as np
 
 from funnet.store.lines import Lines
 from funnet.train.progress import Progress, text
+from funnet.train.totals import folded, restored, spelt, stored, terms_of
 from funnet.train.totals import is_metric as is_metric
 from funnet.train.totals import joined as joined
-from funnet.train.totals import restored, spelt, stored
 from funnet.train.totals import summed as summed
 from funnet.train.totals import values as values
 
@@ -149,11 +149,16 @@ class Log:
                 line says how many there were. None means that no step was.
         """
         taken = np.ones(steps, bool) if skipped is None else ~np.asarray(skipped, bool)[:steps]
+        rows = np.flatnonzero(taken)
+        terms = terms_of(_rows(metrics, rows))
         full = []  # lines, written when all steps are counted: a write may fail
         self.at, end = start, start + steps
         while self.at < end:
             cut = min((self.at // self.every + 1) * self.every, end)
-            self._count(metrics, taken, slice(self.at - start, cut - start))
+            begin, stop = np.searchsorted(rows, (self.at - start, cut - start)).tolist()
+            self.skipped += cut - self.at - (stop - begin)
+            if begin < stop:
+                self.sums = folded(terms, slice(begin, stop), self.sums)
             self.at = cut
             if cut % self.every == 0 or cut == self.steps:
                 full.append((cut, self._means()))
@@ -162,14 +167,7 @@ class Log:
                 self.since, self.skipped, self.sums = cut, 0, None
         for cut, means in full:
             self.entry(cut, "train", means)
-        rows = np.flatnonzero(taken)
         self.progress.steps_taken(end, epoch, lambda: _means(_rows(metrics, rows), rows))
-
-    def _count(self, metrics: Any, taken: np.ndarray, part: slice) -> None:
-        rows = np.arange(len(taken))[part][taken[part]]
-        self.skipped += (part.stop - part.start) - len(rows)
-        if len(rows):
-            self.sums = summed(_rows(metrics, rows), self.sums)
 
     def _means(self) -> dict[str, Any]:
         means = {} if self.sums is None else values(self.sums)

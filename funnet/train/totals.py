@@ -26,10 +26,20 @@ def summed(metrics: Any, before: Any = None) -> Any:
         metrics: a tree of metrics; a plain number counts as one term of a mean.
         before: what was summed of earlier steps, to go on from.
     """
-    terms = jax.tree.map(_terms, metrics, is_leaf=is_metric)
+    return folded(terms_of(metrics), slice(None), before)
+
+
+def terms_of(metrics: Any) -> Any:
+    """Metrics with a leading axis of steps as what is added up, in 64 bits."""
+    return jax.tree.map(_terms, metrics, is_leaf=is_metric)
+
+
+def folded(terms: Any, part: slice, before: Any = None) -> Any:
+    """A part of the terms, at least one step of them, added up; see `summed`."""
     if before is None or not _alike(terms, before):  # the step was changed: a line begins anew
-        return jax.tree.map(_folded, terms)
-    return jax.tree.map(lambda x, total: _folded(np.concatenate([total[None], x])), terms, before)
+        return jax.tree.map(lambda x: _folded(x[part]), terms)
+    add = lambda x, total: _folded(np.concatenate([total[None], x[part]]))  # noqa: E731
+    return jax.tree.map(add, terms, before)
 
 
 def _terms(metric: Any) -> Any:
