@@ -89,7 +89,8 @@ def fit(
         hooks: functions `(step, kind, numbers)` that are called with every line of the metrics.
         log_every: steps behind one line of `metrics.jsonl`.
         progress: whether to print progress to stderr; by default, but not under pytest.
-        fuse: steps in one dispatch; by default as many as take about a quarter of a second.
+        fuse: steps in one dispatch; by default as many as take a quarter of a second, and of slow
+            ones up to four in up to three seconds.
 
     Raises:
         ValueError: if a step is refused (loss or gradient not finite, label out of range); the

@@ -23,7 +23,7 @@ from funnet.train.step import Step
 from funnet.train.stops import wait
 
 SECONDS = 0.25  # that it should take: long enough to cost nothing, short enough to watch
-SLOW, PATIENCE = 4, 2.0  # of slow steps so many, if they take no more seconds: their buffers are
+SLOW, PATIENCE = 4, 3.0  # of slow steps so many, if they take no more seconds: their buffers are
 # got from the system, page by page, at every dispatch (a third of the time of a small decoder)
 
 
