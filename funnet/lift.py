@@ -22,9 +22,8 @@ FEW = 4  # turns laid out one after another: a loop would copy what each keeps f
 def repeat(layer: Layer, n: int) -> Layer:
     """A layer applied `n` times over, its output the next turn's input; traced once.
 
-    It is compiled once too, unless the turns are few. Their parameters are stacked on a leading
-    axis of length `n`; turn `i` draws the numbers that a layer called `str(i)` would draw. All
-    arguments but the first are the same at every turn.
+    Compiled once, too, unless the turns are few. Parameters are stacked on a leading axis of length
+    `n`; turn `i` draws what a layer called `str(i)` would. Other arguments are the same at each.
 
     Args:
         layer: a layer whose output has the shape and dtype of its first argument.

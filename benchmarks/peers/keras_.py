@@ -69,9 +69,8 @@ class Trained:
     def run(self, steps: int) -> float:
         """Takes the steps and returns their mean loss."""
         # A generator is read ahead, so it has more than the steps that are taken.
-        told = self.model.fit(
-            self.batches(steps + 64), steps_per_epoch=steps, shuffle=False, verbose=0
-        )
+        how: Any = {"steps_per_epoch": steps, "shuffle": False, "verbose": 0}
+        told = self.model.fit(self.batches(steps + 64), **how)
         return float(told.history["loss"][-1])
 
 
