@@ -86,7 +86,7 @@ def write(folder: Path, results: dict[str, Any], settings: dict[str, Any]) -> No
 def chart(path: Path, results: dict[str, Any], clock: str) -> None:
     """Bars of speed, the best contender of each workload as 1."""
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
     except ImportError:
         print("no chart: matplotlib is not installed")
         return
