@@ -28,7 +28,6 @@ from funnet.ops.narrow import (
     FEW,
     columns_gradient,
     fold_of,
-    folded_convolution,
     scattered_gradient,
     scatters,
 )
@@ -114,21 +113,7 @@ def transposed_convolution(
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _convolution(x: jax.Array, kernel: jax.Array, stride: Any, pads: Any, dilation: Any):
-    def plain(x: jax.Array, kernel: jax.Array, pads: Any = pads) -> jax.Array:
-        return plain_convolution(x, kernel, stride, pads, dilation)
-
-    def folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return folded_convolution(plain, x, kernel, pads, fold)
-
-    def tuned(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return lax.cond(jnp.isfinite(x).all(), folded, plain, x, kernel)
-
-    fold = fold_of(
-        kernel.shape, x.shape[-2] + sum(pads[-1]) - kernel.shape[-3] + 1, stride, dilation
-    )
-    if fold == 1:
-        return plain(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=tuned, default=plain)
+    return plain_convolution(x, kernel, stride, pads, dilation)
 
 
 @functools.partial(_convolution.defjvp, symbolic_zeros=True)
