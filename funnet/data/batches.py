@@ -21,9 +21,7 @@ from funnet.checks import seed as check_seed
 from funnet.store.tensors import digest
 
 LOOKED_AT = 2**26  # bytes of an array that tell it from another
-TOGETHER = (
-    1024  # examples whose order is drawn together, of small data sets: a generator costs 12 us
-)
+TOGETHER = 1024  # examples, of small data sets, drawn in order at once: a generator costs 12 us
 
 
 class Batches:

@@ -24,13 +24,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from funnet.ops.matmul import matmul
-from funnet.ops.narrow import (
-    FEW,
-    columns_gradient,
-    fold_of,
-    scattered_gradient,
-    scatters,
-)
+from funnet.ops.narrow import FEW, columns_gradient, fold_of, scattered_gradient, scatters
 from funnet.ops.precision import widened
 from funnet.ops.window import Pads, padded, strided
 
@@ -272,18 +266,14 @@ def _kernel_gradient(x: Any, shape: Any, stride: Any, pads: Any, dilation: Any, 
         return jnp.moveaxis(flat, 0, -2)
 
     def as_columns(g: jax.Array) -> jax.Array:
+        fold = fold_of(shape, g.shape[-2], stride, dilation)
         return columns_gradient(x, g, shape, stride, pads, dilation, fold)
-
-    def as_folded_columns(g: jax.Array) -> jax.Array:
-        return lax.cond(jnp.isfinite(x).all(), as_columns, as_convolution, g)
 
     def plain(g: jax.Array) -> jax.Array:
         forward = lambda w: plain_convolution(x, w, stride, pads, dilation)  # noqa: E731
         return jax.linear_transpose(forward, jax.ShapeDtypeStruct(shape, g.dtype))(g)[0]
 
-    fold = fold_of(shape, g.shape[-2], stride, dilation)
-    few = as_columns if fold == 1 else as_folded_columns
-    return _on_cpu(few if x.shape[-1] <= FEW else as_convolution, plain, g)
+    return _on_cpu(as_columns if x.shape[-1] <= FEW else as_convolution, plain, g)
 
 
 def _around(before: int, whole: int) -> tuple[int, int]:

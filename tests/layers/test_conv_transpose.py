@@ -139,3 +139,20 @@ def test_bytes_and_another_rank_are_refused():
         model.shapes(np.zeros((2, 4, 4, 3), np.uint8))
     with pytest.raises(ValueError, match=r"conv_transpose takes x of shape \(N, \*spatial, C\)"):
         model.shapes(images(4, 3))
+
+
+@pytest.mark.parametrize("features", [1, 3])
+def test_few_features_have_a_gradient_that_is_the_one_by_finite_differences(features):
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(2, 8, 8, 5))
+        model = fn.Model(fn.conv_transpose, features=features, kernel_size=3)
+        params = {"kernel": rng.normal(size=(3, 3, 5, features)), "bias": rng.normal(size=features)}
+        along = jax.tree.map(np.cos, params)
+
+        @jax.jit
+        def loss(t):
+            return jnp.sin(model(jax.tree.map(lambda a, d: a + t * d, params, along), x)).sum()
+
+        difference = (loss(1e-5) - loss(-1e-5)) / 2e-5
+        np.testing.assert_allclose(jax.jit(jax.grad(loss))(0.0), difference, rtol=1e-6)
