@@ -23,8 +23,17 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from funnet.ops.bilinear import bilinear
 from funnet.ops.matmul import matmul
-from funnet.ops.narrow import FEW, columns_gradient, fold_of, scattered_gradient, scatters
+from funnet.ops.narrow import (
+    FEW,
+    columns_gradient,
+    fold_of,
+    fold_of_columns,
+    folded_convolution,
+    scattered_gradient,
+    scatters,
+)
 from funnet.ops.precision import widened
 from funnet.ops.window import Pads, padded, strided
 
@@ -105,9 +114,34 @@ def transposed_convolution(
     return _transposed_convolution(x, _swapped(kernel, 1), stride, crops, dilation)
 
 
+def _forward_fold(x: Any, kernel: Any, stride: Any, pads: Any, dilation: Any) -> int:
+    out = x.shape[-2] + sum(pads[-1]) - kernel.shape[-3] + 1
+    return fold_of(kernel.shape, out, stride, dilation)
+
+
+def _where_finite(
+    x: jax.Array, kernel: jax.Array, stride: Any, pads: Pads, dilation: Any
+) -> jax.Array:
+    """Folded if the images are finite, and as they come if not."""
+
+    def plain(x: jax.Array, kernel: jax.Array, pads: Pads = pads) -> jax.Array:
+        return plain_convolution(x, kernel, stride, pads, dilation)
+
+    def folded(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return folded_convolution(plain, x, kernel, pads, fold)
+
+    fold = _forward_fold(x, kernel, stride, pads, dilation)
+    return lax.cond(jnp.isfinite(x).all(), folded, plain, x, kernel)
+
+
+_folded_on_cpu = bilinear("folded_convolution", plain_convolution, _where_finite)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _convolution(x: jax.Array, kernel: jax.Array, stride: Any, pads: Any, dilation: Any):
-    return plain_convolution(x, kernel, stride, pads, dilation)
+    fold = _forward_fold(x, kernel, stride, pads, dilation)
+    form = plain_convolution if fold == 1 else _folded_on_cpu
+    return form(x, kernel, stride=stride, pads=pads, dilation=dilation)
 
 
 @functools.partial(_convolution.defjvp, symbolic_zeros=True)
@@ -266,7 +300,7 @@ def _kernel_gradient(x: Any, shape: Any, stride: Any, pads: Any, dilation: Any, 
         return jnp.moveaxis(flat, 0, -2)
 
     def as_columns(g: jax.Array) -> jax.Array:
-        fold = fold_of(shape, g.shape[-2], stride, dilation)
+        fold = fold_of_columns(shape, g.shape[-2], stride, dilation)
         return columns_gradient(x, g, shape, stride, pads, dilation, fold)
 
     def plain(g: jax.Array) -> jax.Array:

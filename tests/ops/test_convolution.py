@@ -13,7 +13,7 @@ from jax import lax
 from uses import USES, assert_near, pulled_back
 
 from funnet.ops.convolution import _depthwise_forms, convolution, plain_convolution
-from funnet.ops.narrow import columns_gradient
+from funnet.ops.narrow import columns_gradient, folded_convolution
 from funnet.ops.pooling import max_pool
 
 
@@ -216,6 +216,33 @@ def test_every_fold_is_the_plain_form(fold):
         back = jax.vjp(functools.partial(case.of(plain_convolution), x), kernel)[1]
         how = (case.stride, case.pads, case.dilation)
         assert_near((columns_gradient(x, g, kernel.shape, *how, fold),), back(g))
+        case = dataclasses.replace(case, sizes=(*case.sizes[:-1], row + fold // 2))  # a part left
+        x, kernel, _ = case.arrays()
+        plain = lambda x, k, pads: plain_convolution(x, k, case.stride, pads, case.dilation)  # noqa: E731, B023
+        folded = folded_convolution(plain, x, kernel, case.pads, fold)
+        assert_near((folded,), (case.of(plain_convolution)(x, kernel),))
+
+
+@pytest.mark.parametrize("name", ["strided", "folded by four", "folded by two"])
+def test_it_is_linear_in_either_operand_to_jax_too(name):
+    case = CHOSEN[name]
+    x, kernel, g = case.arrays()
+    for form in (convolution, jax.jit(convolution, static_argnums=(2, 3, 4, 5))):
+        of = case.of(form)
+        for k, operand in enumerate((x, kernel)):
+            one = [lambda a: of(a, kernel), lambda a: of(x, a)][k]  # noqa: B023
+            assert_near((one(operand),), (case.of(plain_convolution)(x, kernel),))
+            back = jax.linear_transpose(one, operand)(g)
+            assert_near(back, (pulled_back(case.of(plain_convolution), x, kernel, g)[1 + k],))
+
+
+def test_a_folded_one_may_be_sharded():
+    case = CHOSEN["folded by four"]
+    x, kernel, _ = case.arrays()
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch, whole = jax.sharding.PartitionSpec("batch"), jax.sharding.PartitionSpec()
+    parts = jax.shard_map(case.of(convolution), mesh=mesh, in_specs=(batch, whole), out_specs=batch)
+    assert_near((jax.jit(parts)(x, kernel),), (case.of(plain_convolution)(x, kernel),))
 
 
 @pytest.mark.parametrize(
