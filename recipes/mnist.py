@@ -67,24 +67,6 @@ def adam(steps: int) -> optax.GradientTransformation:
     return optax.adam(optax.join_schedules(slopes, [up]), b2=0.95, nesterov=True)
 
 
-def load(name: str) -> tuple[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """The data set's name, and its training and test part."""
-    if name != "auto":
-        return name, getattr(fn.data, name)()
-    try:
-        return "mnist", fn.data.mnist()
-    except OSError as error:
-        print(f"{error}\n\nSo this trains on scikit-learn's 1,797 digits of 8 × 8 pixels instead.")
-        return "digits", fn.data.digits()
-
-
-def hold_out(train: dict[str, Any], count: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The last `count` training images to measure on, the others to train on."""
-    if not 0 < count < len(train["label"]):
-        raise ValueError(f"holdout must leave some of {len(train['label'])} images, got {count}")
-    return {k: v[:-count] for k, v in train.items()}, {k: v[-count:] for k, v in train.items()}
-
-
 def draw(path: Path, test: dict[str, Any], guesses: np.ndarray) -> None:
     """A picture of the first test images and, behind them, the first mistakes."""
     wrong = guesses != test["label"]
@@ -100,9 +82,10 @@ def main(settings: Settings) -> float:
     if settings.cache is not None:
         fn.cache_compilations(settings.cache)
     folder = settings.folder or Path(f"runs/mnist-{settings.model}")
-    name, (train, test) = load(settings.data)
+    sets = ("mnist", "digits") if settings.data == "auto" else (settings.data,)
+    name, (train, test) = fn.data.first_of(*sets)
     if settings.holdout:
-        train, test = hold_out(train, settings.holdout)
+        train, test = fn.data.hold_out(train, settings.holdout)
     usual = {"cnn": 0.7, "mlp": 10.0}[settings.model]
     usual *= 40 if name == "digits" else 1  # few digits, many epochs
     epochs = usual if settings.epochs is None else settings.epochs

@@ -1,6 +1,8 @@
 """What feeds the loop: data that lives on the device, or batches that a thread reads ahead."""
 
 import contextlib
+import math
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
@@ -28,6 +30,44 @@ class Source(Protocol):
         ...
 
 
+class Nothing:
+    """The batches of a step that makes its own data: empty dicts."""
+
+    size = 0
+
+    def __getitem__(self, step: int) -> dict[str, Any]:
+        return {}
+
+    def rows(self, step: int, steps: int) -> np.ndarray:
+        """No examples of any step: (steps, 0) int32."""
+        return np.zeros((steps, 0), np.int32)
+
+
+def planned(
+    batches: Batches | Source | None, epochs: float | None, steps: int | None
+) -> tuple[Batches | Source, int]:
+    """What gives batches, and the step to stop before: of `steps`, or of so many `epochs`."""
+    if isinstance(batches, Mapping):
+        raise TypeError(
+            "batches is a dict: write fn.data.batches(data, size) to cut it into batches"
+        )
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"give either epochs or steps, got epochs={epochs!r}, steps={steps!r}")
+    if steps is None and not hasattr(batches, "steps"):
+        raise ValueError(
+            "epochs needs batches of fn.data.batches or fn.data.bucketed; "
+            "give steps for another source"
+        )
+    if steps is not None and not isinstance(steps, int | np.integer):
+        raise TypeError(f"steps must be an integer, got {steps!r}; write int(steps)")
+    if epochs is not None and not epochs < math.inf:
+        raise ValueError(f"epochs must be a finite number, got {epochs}")
+    if (steps or epochs or 0) < 0:
+        raise ValueError(f"steps and epochs must not be negative, got {steps or epochs} steps")
+    source = Nothing() if batches is None else batches
+    return source, int(steps or 0) if epochs is None else source.steps(epochs)  # type: ignore[union-attr]
+
+
 class Feed:
     """Hands the device what some steps need: row numbers where the data lives there, else rows.
 
@@ -51,7 +91,9 @@ class Feed:
         self.batches, self.stop, self.most, self.data = batches, stop, ROWS, None
         self.fetch, self._reader, self._block = _streamed, None, None
         self._shapes: set[tuple] = set()
-        if isinstance(batches, Batches) and (_fits(batches) if resident is None else resident):
+        if isinstance(batches, Nothing):
+            self.data, self.fetch, self.most = {}, _nothing, MOST
+        elif isinstance(batches, Batches) and (_fits(batches) if resident is None else resident):
             self.data, self.fetch = jax.device_put(batches.data), _resident
             self.most = min(max(PLACES // batches.size, ROWS), MOST)
 
@@ -74,7 +116,7 @@ class Feed:
         if not step < self.stop:
             raise ValueError(f"step is {step}, expected step < {self.stop}, where the feed stops")
         steps = min(steps, self.stop - step, ROWS if self.data is None else self.most)
-        if self.data is not None and isinstance(self.batches, Batches):
+        if self.data is not None and isinstance(self.batches, Batches | Nothing):
             self._shapes.add(())
             rows = np.zeros((self.most, self.batches.size), np.int32)
             rows[:steps] = self.batches.rows(step, steps)
@@ -155,6 +197,10 @@ class Feed:
 
 def _resident(source: dict[str, jax.Array], rows: jax.Array, i: jax.Array) -> dict[str, jax.Array]:
     return {"id": rows[i], **{name: array[rows[i]] for name, array in source.items()}}
+
+
+def _nothing(source: dict[str, jax.Array], rows: jax.Array, i: jax.Array) -> dict[str, jax.Array]:
+    return {}
 
 
 def _streamed(source: dict[str, jax.Array], rows: jax.Array, i: jax.Array) -> dict[str, jax.Array]:

@@ -2,13 +2,10 @@
 
 import contextlib
 import functools
-import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta as Time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-
-import numpy as np
 
 from funnet.checks import count
 from funnet.data.batches import Batches
@@ -16,7 +13,7 @@ from funnet.train.archive import Archive, restored
 from funnet.train.best import Best, Progress
 from funnet.train.endings import closing, with_run
 from funnet.train.environment import environment
-from funnet.train.feed import Feed, Source
+from funnet.train.feed import Feed, Source, planned
 from funnet.train.hooks import marked
 from funnet.train.identity import beginning, identity
 from funnet.train.log import Hook, Log
@@ -33,7 +30,7 @@ OFTEN = Time(minutes=5)
 def fit(
     step: Step,
     run: Run,
-    batches: Batches | Source,
+    batches: Batches | Source | None,
     *,
     epochs: float | None = None,
     steps: int | None = None,
@@ -68,7 +65,8 @@ def fit(
         step: a pure function `(run, batch) -> (run, metrics)` that adds one to `run.step`, such as
             `train_step` makes; `run.next(...)` does it. It is jitted here.
         run: where to begin.
-        batches: `fn.data.batches(...)`, or anything whose `[step]` is a dict of arrays.
+        batches: `fn.data.batches(...)`, or anything whose `[step]` is a dict of arrays; None for a
+            step that makes its own data, of `run.key()`, and gets an empty dict.
         epochs: how often each example is to be seen in all, with `fn.data.batches`.
         steps: how many steps the run is to have taken in all; give this or `epochs`.
         validate: a function of the run that gives numbers to print and log.
@@ -103,7 +101,7 @@ def fit(
     """
     _check(on_nonfinite, on_save_error, validate, best, patience)
     _counts(log_every=log_every, fuse=1 if fuse is None else fuse, keep=keep)
-    stop = _last_step(batches, epochs, steps)
+    batches, stop = planned(batches, epochs, steps)
     every = _interval(batches, stop, validate, validate_every)
     plan = Plan(stop, validate, every, _often(save_every), best, patience, on_nonfinite, fuse)
     run = copied(run)  # the caller's stays valid; this one is donated step by step
@@ -225,27 +223,6 @@ def _check(on_nonfinite: str, on_save_error: str, validate: Any, best: Any, pati
 def _counts(**numbers: int) -> None:
     for name, number in numbers.items():
         count(name, number)
-
-
-def _last_step(batches: Batches | Source, epochs: float | None, steps: int | None) -> int:
-    if isinstance(batches, Mapping):
-        raise TypeError(
-            "batches is a dict: write fn.data.batches(data, size) to cut it into batches"
-        )
-    if (epochs is None) == (steps is None):
-        raise ValueError(f"give fit either epochs or steps, got epochs={epochs!r}, steps={steps!r}")
-    if steps is None and not hasattr(batches, "steps"):
-        raise ValueError(
-            "epochs needs batches of fn.data.batches or fn.data.bucketed; "
-            "give steps for another source"
-        )
-    if steps is not None and not isinstance(steps, int | np.integer):
-        raise TypeError(f"steps must be an integer, got {steps!r}; write int(steps)")
-    if epochs is not None and not epochs < math.inf:
-        raise ValueError(f"epochs must be a finite number, got {epochs}")
-    if (steps or epochs or 0) < 0:
-        raise ValueError(f"steps and epochs must not be negative, got {steps or epochs} steps")
-    return steps or 0 if epochs is None else batches.steps(epochs)  # type: ignore[union-attr]
 
 
 def _interval(batches: Batches | Source, stop: int, validate: Any, every: int | None) -> int:

@@ -20,7 +20,7 @@ from funnet.checks import count
 from funnet.compiling import DRAW, STEP, quick_jit
 from funnet.data.batches import Batches
 from funnet.train.endings import closing
-from funnet.train.feed import Feed, Source
+from funnet.train.feed import Feed, Source, planned
 from funnet.train.loop import SECONDS
 from funnet.train.progress import Progress
 from funnet.train.run import Run
@@ -37,7 +37,7 @@ PART = 50  # of all steps, how small a part one timing should at most be
 
 def sweep(
     start: Start,
-    batches: Batches | Source,
+    batches: Batches | Source | None,
     *,
     epochs: float | None = None,
     steps: int | None = None,
@@ -58,7 +58,8 @@ def sweep(
         start: a function of the settings, by name, that gives `(step, run)`: the training that
             `fit` would be given. It is traced: a setting is an array () and can be a seed or a
             number, not a width or a choice that `if` makes.
-        batches: `fn.data.batches(...)`, or anything whose `[step]` is a dict of arrays.
+        batches: `fn.data.batches(...)`, or anything whose `[step]` is a dict of arrays; None for a
+            step that makes its own data.
         epochs: how often each example is to be seen, with `fn.data.batches`.
         steps: how many steps each run takes; give this or `epochs`.
         validate: a function of a run that gives numbers, as for `fit`; it is called at the end
@@ -95,7 +96,8 @@ def sweep(
     >>> bool(abs(best.params["kernel"] - 2) < 1e-3)
     True
     """
-    stop = _last_step(batches, epochs, steps)
+    batches, stop = planned(batches, epochs, steps)
+    count("steps", stop)
     if how not in ("measure", *WAYS):
         raise ValueError(f"how must be one of measure, vmap, map, got {how!r}")
     count("log_every", log_every)
@@ -114,16 +116,6 @@ def sweep(
         return found
     numbers = [validate(found.run(i)) for i in range(len(found))]
     return dataclasses.replace(found, validation=stacked(numbers))
-
-
-def _last_step(batches: Batches | Source, epochs: float | None, steps: int | None) -> int:
-    if (epochs is None) == (steps is None):
-        raise ValueError(f"give either epochs or steps, got epochs={epochs!r}, steps={steps!r}")
-    if steps is not None:
-        return count("steps", steps)
-    if not hasattr(batches, "steps"):
-        raise ValueError("epochs needs batches of fn.data.batches; give steps for another source")
-    return count("steps", batches.steps(epochs))  # type: ignore[union-attr]
 
 
 def _grid(settings: Mapping[str, Any]) -> dict[str, np.ndarray]:

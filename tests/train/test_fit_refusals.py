@@ -140,7 +140,7 @@ def test_an_eager_step_that_fails_otherwise_does_not_hide_the_refusal():
 # Arguments
 
 WRONG = {
-    "neither": ({}, "give fit either epochs or steps"),
+    "neither": ({}, "give either epochs or steps"),
     "both": ({"steps": 1, "epochs": 1}, "either epochs or steps, got epochs=1, steps=1"),
     "steps below 0": ({"steps": -1}, "must not be negative, got -1 steps"),
     "epochs below 0": ({"epochs": -1}, "must not be negative"),

@@ -1,9 +1,8 @@
-"""The recipes keep their promises: the line is recovered, digits are learnt, files are left."""
+"""The MNIST recipe: digits are learnt, files are left, data is found, flags are checked."""
 
 import gzip
 import json
 import pathlib
-import re
 import subprocess
 import sys
 import urllib.error
@@ -18,31 +17,15 @@ from PIL import Image
 
 import funnet as fn
 from funnet import picture
-from recipes import linear_regression, mnist
+from recipes import mnist
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def called(*args):
     """A recipe's command line, in a process of its own."""
     command = [sys.executable, "-m", *args]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-
-
-# linear_regression
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_line_is_recovered(seed, capsys):
-    slope, intercept = linear_regression.main(linear_regression.Settings(seed=seed))
-    assert abs(slope - 2) < 1e-3
-    assert abs(intercept - 3) < 1e-3
-    assert re.match(r"y = 2\.0000 x \+ 3\.0000, loss \d", capsys.readouterr().out)
-
-
-def test_the_line_is_the_same_each_time():
-    settings = linear_regression.Settings(steps=20, seed=7)
-    assert linear_regression.main(settings) == linear_regression.main(settings)
 
 
 # mnist
@@ -121,19 +104,6 @@ def test_what_is_printed_says_what_was_measured(tmp_path, capsys):
     assert str(tmp_path) in printed
 
 
-def test_held_out_images_are_not_trained_on():
-    data, _ = fn.data.digits()
-    rest, held = mnist.hold_out(data, 200)
-    assert (len(rest["label"]), len(held["label"])) == (1237, 200)
-    np.testing.assert_array_equal(np.concatenate([rest["image"], held["image"]]), data["image"])
-
-
-@pytest.mark.parametrize("count", [1437, 5000, -3])
-def test_holding_out_all_or_less_than_nothing_is_refused(count):
-    with pytest.raises(ValueError, match="holdout"):
-        mnist.hold_out(fn.data.digits()[0], count)
-
-
 # Where the data comes from
 
 
@@ -154,14 +124,14 @@ def offline(monkeypatch, tmp_path):
 
 
 def test_without_mnist_and_network_it_says_so_and_takes_digits(offline, capsys, tmp_path):
-    name, (train, test) = mnist.load("auto")
+    name, (train, test) = fn.data.first_of("mnist", "digits")
     assert name == "digits"
     assert (len(train["label"]), len(test["label"])) == (1437, 360)
     assert offline, "nothing was tried"
     printed = capsys.readouterr().out
     assert "mnist was not found" in printed
     assert str(tmp_path / "cache") in printed
-    assert "So this trains on scikit-learn's 1,797 digits" in printed
+    assert "So digits takes its place." in printed
     assert "Traceback" not in printed
 
 
@@ -170,14 +140,14 @@ def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(
 ):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "cache"))
-    name, _ = mnist.load("auto")
+    name, _ = fn.data.first_of("mnist", "digits")
     assert name == "digits"
     assert str(tmp_path / "file") in capsys.readouterr().out
 
 
 def test_mnist_that_was_asked_for_by_name_is_not_replaced(offline):
     with pytest.raises(FileNotFoundError, match="mnist was not found"):
-        mnist.load("mnist")
+        fn.data.first_of("mnist")
 
 
 def idx(array):
@@ -192,7 +162,7 @@ def test_mnist_is_taken_where_it_is(offline, monkeypatch, tmp_path, capsys):
         images, labels = np.zeros((count, 28, 28), np.uint8), np.arange(count, dtype=np.uint8)
         for name, array in (("images-idx3", images), ("labels-idx1", labels)):
             (tmp_path / "mnist" / f"{part}-{name}-ubyte.gz").write_bytes(idx(array))
-    name, (train, test) = mnist.load("auto")
+    name, (train, test) = fn.data.first_of("mnist", "digits")
     assert (name, len(train["image"]), len(test["image"])) == ("mnist", 5, 3)
     assert not offline
     assert capsys.readouterr().out == ""
@@ -201,11 +171,10 @@ def test_mnist_is_taken_where_it_is(offline, monkeypatch, tmp_path, capsys):
 # The command line
 
 
-@pytest.mark.parametrize("recipe", ["mnist", "linear_regression"])
-def test_help_lists_the_settings(recipe):
-    done = called(f"recipes.{recipe}", "--help")
+def test_help_lists_the_settings():
+    done = called("recipes.mnist", "--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for flag in ("--seed", *(("--model", "--data", "--epochs") if recipe == "mnist" else ())):
+    for flag in ("--seed", "--model", "--data", "--epochs"):
         assert flag in done.stdout
 
 
@@ -226,13 +195,6 @@ def test_wrong_flags_end_with_a_message(args, capsys):
         tyro.cli(mnist.Settings, args=args)
     assert caught.value.code == 2
     assert args[0] in capsys.readouterr().err
-
-
-def test_the_command_line_trains(tmp_path):
-    done = called("recipes.linear_regression", "--steps", "300", "--seed", "3")
-    assert done.returncode == 0
-    assert done.stdout.startswith("y = 2.0")
-    assert "step 300/300" in done.stderr
 
 
 # The picture

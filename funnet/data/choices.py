@@ -1,0 +1,56 @@
+"""Which data to take: the first set that can be had, and what of it to hold out."""
+
+import itertools
+from typing import Any
+
+import funnet.data.sources as sources
+from funnet.checks import count
+from funnet.data.idx import Split
+
+
+def first_of(*names: str) -> tuple[str, tuple[Split, Split]]:
+    """The first of some data sets that can be had here; says so if it is not the first one named.
+
+    Args:
+        *names: functions of `fn.data` without arguments, such as `"mnist", "digits"`.
+
+    Returns:
+        Its name, and what its function gives: train and test.
+
+    Raises:
+        ValueError: if there is no such data set.
+        OSError: if the last one cannot be had either.
+
+    >>> first_of("digits")[1][0]["image"].shape
+    (1437, 8, 8, 1)
+    """
+    known = [name for name in (*sources.SOURCES, "digits") if hasattr(sources, name)]
+    for name in names or ("",):
+        if name not in known:
+            raise ValueError(f"name is {name!r}, expected one of {', '.join(known)}")
+    for name, following in itertools.pairwise(names):
+        try:
+            return name, getattr(sources, name)()
+        except OSError as error:
+            print(f"{error}\n\nSo {following} takes its place.")
+    return names[-1], getattr(sources, names[-1])()
+
+
+def hold_out(data: dict[str, Any], size: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits data into what to train on and the last `size` examples, to choose settings by.
+
+    Args:
+        data: arrays by name, with one row for each example.
+        size: how many examples to hold out, at least one and not all.
+
+    Raises:
+        ValueError: if it is none or all of them.
+
+    >>> import numpy as np
+    >>> rest, held = hold_out({"x": np.arange(5)}, 2)
+    >>> rest["x"].tolist(), held["x"].tolist()
+    ([0, 1, 2], [3, 4])
+    """
+    examples = min(len(array) for array in data.values())
+    count("size", size, examples - 1)
+    return {k: v[:-size] for k, v in data.items()}, {k: v[-size:] for k, v in data.items()}
