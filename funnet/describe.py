@@ -1,6 +1,6 @@
 """Arrays as text and as shapes, for messages and tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -53,3 +53,20 @@ def split_arrays(tree: Any) -> tuple[list, Callable[[list], Any]]:
         return structure.unflatten(filled)
 
     return [leaves[i] for i in where], rebuild
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
+    """Rows as lines: some columns to the left, the others to the right, a rule under the first.
+
+    >>> aligned([("layer", "shape", "size"), ("dense", "(3,)", "12")], left=2)
+    ['layer  shape  size', '------------------', 'dense  (3,)     12']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return [lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.extend.core import get_opaque_trace_state, jaxprs_in_params
 
-from funnet.describe import describe, split_arrays
+from funnet.describe import aligned, describe, split_arrays
 from funnet.frame import Frame, Place, tags_of
 from funnet.select import Path, flatten
 
@@ -46,7 +46,8 @@ class Summary:
     def __str__(self) -> str:
         head = ("path", "layer", "output", "parameters", "bytes", "multiply-adds")
         cells = [(r.path, r.layer, r.output, *_counts(r)) for r in self.rows]
-        return "\n".join([self.model, *_aligned([head, *cells, ("total", "", "", *_counts(self))])])
+        lines = aligned([head, *cells, ("total", "", "", *_counts(self))], left=3)
+        return "\n".join([self.model, *lines[:-1], lines[1], lines[-1]])
 
     __repr__ = __str__
 
@@ -132,17 +133,3 @@ def _depth(eqn: Any) -> int:
 
 def _counts(x: Row | Summary) -> tuple[str, str, str]:
     return f"{x.parameters:,}", f"{x.bytes:,}", f"{x.multiply_adds:,}"
-
-
-def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows as lines: three columns to the left, three counts to the right, rules between."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            c.ljust(w) if i < 3 else c.rjust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    rule = "-" * len(lines[0])
-    return [lines[0], rule, *lines[1:-1], rule, lines[-1].rstrip()]

@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+
+from funnet.describe import aligned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,24 +163,11 @@ def _table(p: Profile) -> list[str]:
     rows.append(("outside layers", "", outside, "", "", _share(p.outside, p)))
     if p.untold is not None:
         rows.append(("untold", "", "", "", "", _share(p.untold, p)))
-    return _aligned(rows)
+    return aligned(rows, left=2)
 
 
 def _share(seconds: float | None, p: Profile) -> str:
     return f"{seconds / p.traced:.1%}" if p.traced and seconds is not None else ""
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines, two columns to the left and the rest to the right, a rule under the first."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return [lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
 
 
 def _tail(p: Profile) -> list[str]:
