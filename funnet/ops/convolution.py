@@ -23,7 +23,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from funnet.ops.bilinear import bilinear
 from funnet.ops.matmul import matmul
 from funnet.ops.narrow import (
     FEW,
@@ -34,6 +33,7 @@ from funnet.ops.narrow import (
     scattered_gradient,
     scatters,
 )
+from funnet.ops.opaque import opaque
 from funnet.ops.precision import widened
 from funnet.ops.window import Pads, padded, strided
 
@@ -134,7 +134,7 @@ def _where_finite(
     return lax.cond(jnp.isfinite(x).all(), folded, plain, x, kernel)
 
 
-_folded_on_cpu = bilinear("folded_convolution", plain_convolution, _where_finite)
+_folded_on_cpu = opaque("folded_convolution", plain_convolution, _where_finite)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))

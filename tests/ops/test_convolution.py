@@ -313,3 +313,14 @@ def test_the_compiled_step_keeps_to_canonical_convolutions(name):
     layouts = re.findall(r"dim_labels=(\S+?)[,\s]", text)
     assert layouts
     assert set(layouts) <= {"b01f_01io->b01f"}, layouts
+
+
+def test_an_eager_folded_one_is_compiled_once(caplog):
+    case = CHOSEN["folded by four"]
+    x, kernel, _ = case.arrays()
+    with jax.log_compiles():
+        for _ in range(2):
+            before = len(caplog.records)
+            jax.block_until_ready(case.of(convolution)(x, kernel))
+    assert before > 0
+    assert len(caplog.records) == before
