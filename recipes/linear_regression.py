@@ -1,8 +1,10 @@
-"""Linear regression: recover the line y = 2x + 3 from 100 noiseless points, to 1e-3.
+"""Linear regression, the whole of funnet in one page: layer, model, objective, step, run, loop.
 
     python -m recipes.linear_regression
+    python -m recipes.linear_regression --check
 
-The whole of funnet in one page: a layer, a model, an objective, a step, a run, a loop.
+Claim: it recovers the line y = 2x + 3 from 100 noiseless points to 1e-3, from any seed, in 500
+steps, which take 1.5 s of one x86 server core, imports and compilation included.
 """
 
 import dataclasses
@@ -23,6 +25,8 @@ class Settings:
     steps: int = 500
     learning_rate: float = 0.1
     seed: int = 0
+    folder: Path | None = None  # keep the run here, and go on from what is here
+    check: bool = False  # fail unless the line is recovered
     cache: Path | None = None  # keep compilations in this folder, for the next time
 
 
@@ -45,12 +49,16 @@ def main(settings: Settings) -> tuple[float, float]:
     run = fn.Run.start(model, optimizer, x, seed=settings.seed)
     step = fn.train_step(objective, optimizer)
     batches = fn.data.batches(data, len(x), seed=settings.seed)
-    run = fn.fit(step, run, batches, steps=settings.steps)
+    run = fn.fit(step, run, batches, steps=settings.steps, folder=settings.folder)
 
     slope, intercept = run.params["line"]["kernel"].item(), run.params["line"]["bias"].item()
     print(
         f"y = {slope:.4f} x + {intercept:.4f}, loss {fn.evaluate(objective, run, data)['loss']:.2e}"
     )
+    if settings.check:
+        fn.claim(
+            "slope's and intercept's error", max(abs(slope - 2), abs(intercept - 3)), at_most=1e-3
+        )
     return slope, intercept
 
 

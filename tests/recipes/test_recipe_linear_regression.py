@@ -25,9 +25,15 @@ def test_the_line_is_the_same_each_time():
     assert linear_regression.main(settings) == linear_regression.main(settings)
 
 
-def test_the_command_line_trains():
-    command = [sys.executable, "-m", "recipes.linear_regression", "--steps", "300", "--seed", "3"]
+def test_a_line_that_is_not_recovered_is_not_claimed():
+    with pytest.raises(AssertionError, match="claimed at most"):
+        linear_regression.main(linear_regression.Settings(steps=20, check=True))
+
+
+def test_the_command_line_trains_and_checks():
+    command = [sys.executable, "-m", "recipes.linear_regression", "--check", "--seed", "3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert done.stdout.startswith("y = 2.0")
-    assert "step 300/300" in done.stderr
+    assert done.stdout.startswith("y = 2.0000 x + 3.0000")
+    assert "claimed at most 0.001" in done.stdout
+    assert "step 500/500" in done.stderr
