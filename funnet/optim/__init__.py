@@ -13,6 +13,7 @@ from funnet.optim.groups import decayed as decayed
 from funnet.optim.groups import groups as groups
 from funnet.optim.groups import multiply as multiply
 from funnet.optim.loss_scale import scale_loss as scale_loss
+from funnet.optim.muon import muon as muon
 from funnet.optim.optimizer import Optimizer as Optimizer
 from funnet.optim.rates import adamw as adamw
 from funnet.optim.rates import learning_rates as learning_rates

@@ -59,7 +59,7 @@ def adamw(
             learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=mask
         )
 
-    return _injected(make, learning_rate)
+    return injected(make, learning_rate)
 
 
 def sgd(
@@ -96,7 +96,7 @@ def sgd(
         decay = optax.add_decayed_weights(weight_decay, mask)
         return optax.chain(decay, optax.sgd(learning_rate, momentum or None, nesterov))
 
-    return _injected(make, learning_rate)
+    return injected(make, learning_rate)
 
 
 def learning_rates(state: Any) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _settings(weight_decay: Any, **kept: Any) -> None:
         within(name, value, 0, 1)
 
 
-def _injected(make: Callable[[Any], Any], rate: Rate) -> optax.GradientTransformationExtraArgs:
+def injected(make: Callable[[Any], Any], rate: Rate) -> optax.GradientTransformationExtraArgs:
     """The optimizer of a learning rate, with the rate of each step in its state."""
     return optax.inject_hyperparams(make)(learning_rate=_schedule(rate))
 
