@@ -22,8 +22,10 @@ import tyro
 class Settings:
     """What to measure."""
 
-    cnn_seeds: int = 10
-    mlp_seeds: int = 3
+    cnn: int = 10  # seeds, of each model
+    cnn_more: int = 10
+    cnn_most: int = 6
+    mlp: int = 3
     cores: int = 2  # processors that each process may use
 
 
@@ -50,15 +52,17 @@ def cold(model: str, seed: int, cores: int) -> tuple[float, float, float]:
 
 def main(settings: Settings) -> None:
     """Prints a line a seed, then mean and least of the accuracy and the median times."""
-    for model, seeds in (("cnn", settings.cnn_seeds), ("mlp", settings.mlp_seeds)):
+    counts = dataclasses.asdict(settings)
+    cores = counts.pop("cores")
+    for model, seeds in counts.items():
         runs = []
         for seed in range(seeds):
-            runs.append(cold(model, seed, settings.cores))
+            runs.append(cold(model.replace("_", "-"), seed, cores))
             print(f"{model} seed {seed}: {runs[-1][0]:.2f} %, wall {runs[-1][1]:.2f} s", flush=True)
         if runs:
             accuracy, wall, cpu = zip(*runs, strict=True)
             print(
-                f"{model} on {settings.cores} cores: mean {statistics.mean(accuracy):.3f} %, "
+                f"{model} on {cores} cores: mean {statistics.mean(accuracy):.3f} %, "
                 f"least {min(accuracy):.2f} %; median wall {statistics.median(wall):.2f} s, "
                 f"CPU {statistics.median(cpu):.2f} s"
             )

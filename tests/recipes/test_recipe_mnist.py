@@ -48,10 +48,9 @@ def test_digits_are_learnt(trained):
 
 def test_the_run_that_is_saved_is_the_one_that_was_tested(trained):
     settings, accuracy = trained
-    model, (_, test) = fn.Model(getattr(mnist, settings.model)), fn.data.digits()
-    optimizer = mnist.adam(1) if settings.model == "cnn" else optax.sgd(0.01, momentum=0.9)
-    run = fn.restore(settings.folder, like=fn.Run.start(model, optimizer, test["image"]))
-    guesses = fn.predict(model, run, test["image"]).argmax(axis=-1)
+    plan, (_, test) = mnist.PLANS[settings.model], fn.data.digits()
+    like = fn.Run.start(plan.model, plan.optimizer(1), test["image"])
+    guesses = mnist.guess(plan, fn.restore(settings.folder, like=like), test["image"])
     assert (guesses == test["label"]).mean() == pytest.approx(accuracy)
 
 
@@ -100,7 +99,7 @@ def test_what_is_printed_says_what_was_measured(tmp_path, capsys):
     accuracy = mnist.main(settings)
     printed = capsys.readouterr().out
     assert f"digits held-out training accuracy: {accuracy:.2%}" in printed
-    assert "of 200 images wrong" in printed
+    assert "of 200 images" in printed
     assert str(tmp_path) in printed
 
 
@@ -226,4 +225,44 @@ def test_the_networks_are_those_that_the_recipe_names():
     params, _ = fn.Model(mnist.mlp).shapes(image)
     kernels = [params[name]["kernel"].shape for name in ("hidden1", "hidden2", "out")]
     assert kernels == [(784, 128), (128, 64), (64, 10)]
-    assert fn.Model(mnist.cnn).shapes(image)[0]["out"]["kernel"].shape[1] == 10
+    assert mnist.PLANS["cnn"].model.shapes(image)[0]["out"]["kernel"].shape[1] == 10
+
+
+def test_views_are_what_the_plan_moves_images_by():
+    images = np.arange(2 * 6 * 6, dtype=np.uint8).reshape(2, 6, 6, 1)
+    seen = []
+
+    @fn.layer
+    def net(p, x):
+        return fn.dense(p["out"], fn.flatten(x.astype(np.float32)), 3)
+
+    model = fn.Model(net)
+    run = fn.Run.start(model, optax.sgd(0.1), images)
+    plan = mnist.Plan(model, 1.0, 2, mnist.adam, shift=1)
+    one = plan._replace(shift=0)
+    np.testing.assert_array_equal(
+        mnist.guess(one, run, images), fn.predict(model, run, images).argmax(-1)
+    )
+    for y, x in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)):
+        moved = np.zeros_like(images)
+        for i in range(6):
+            for j in range(6):
+                if 0 <= i + y < 6 and 0 <= j + x < 6:
+                    moved[:, i, j] = images[:, i + y, j + x]
+        seen.append(jax.nn.log_softmax(fn.predict(model, run, moved)))
+    np.testing.assert_array_equal(mnist.guess(plan, run, images), sum(seen).argmax(-1))
+
+
+def test_the_check_passes_and_is_finished(tmp_path, capsys):
+    settings = mnist.Settings(model="cnn-more", check=True, folder=tmp_path)
+    accuracy = mnist.main(settings)
+    assert f"{accuracy:.6g}, claimed at least 0.9" in capsys.readouterr().out
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert mnist.main(settings) == accuracy
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_check_that_fails_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(mnist, "guess", lambda plan, run, images: np.zeros(len(images), int))
+    with pytest.raises(AssertionError, match="claimed at least"):
+        mnist.main(mnist.Settings(model="mlp", check=True, folder=tmp_path))
