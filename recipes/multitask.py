@@ -1,0 +1,141 @@
+"""Two tasks on one trunk: which digit it is, and whether it is odd, weighted by themselves.
+
+    python -m recipes.multitask
+
+Each task has a variance, a parameter that is learnt with the others: the task's loss is divided by
+it, and its logarithm is added, so that it cannot grow for nothing (Kendall, Gal and Cipolla 2018,
+https://arxiv.org/abs/1705.07115). Beside them each task is learnt alone, by a network with one
+head, from the same batches in as many steps.
+
+CLAIM
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import funnet as fn
+from funnet.picture import grid
+
+HEADS = {"digit": 10, "odd": 2}  # each task's classes
+TRUNK = functools.partial(fn.models.conv_features, widths=(16, 32), hidden=128)
+
+
+@dataclasses.dataclass
+class Settings:
+    """What to train on, and for how long."""
+
+    epochs: float | None = None  # by default 2, of the few digits 40
+    learning_rate: float = 0.003
+    seed: int = 0
+    holdout: int = 0  # measure on so many training images instead of on the test set
+    folder: Path | None = None  # by default runs/multitask
+    check: bool = False  # train on scikit-learn's digits for seconds, and verify what is learnt
+    cache: Path | None = None  # keep compilations in this folder, for the next time
+
+
+@fn.layer
+def net(p: fn.Scope, images: jax.Array, heads: Mapping[str, int]) -> tuple[dict, jax.Array]:
+    """Logits (N, classes) by task, and the logarithm of each task's variance, (tasks,)."""
+    x = fn.space_to_depth(fn.normalise(images, mean=0.13, std=0.31), 2)
+    logits = fn.models.multitask(p["net"], x, trunk=TRUNK, heads=heads)
+    return logits, p.param("log_variance", (len(heads),), fn.initializers.zeros)
+
+
+def weighted(losses: jax.Array, log_variance: jax.Array) -> jax.Array:
+    """The sum over tasks of `loss / variance + log(variance) / 2`; of one task its loss.
+
+    The best variances are twice the losses. Then a tenth less is worth as much of any loss.
+    """
+    if len(losses) == 1:
+        return losses[0]
+    return jnp.sum(losses * jnp.exp(-log_variance) + log_variance / 2)
+
+
+def objective_of(model: fn.Model) -> Any:
+    """The weighted loss of a batch, with each task's accuracy and, in training, its weight."""
+
+    def objective(params: Any, state: Any, batch: Any, /, *, train: bool, key: Any) -> Any:
+        (logits, log_variance), state = model.apply(params, state, batch["image"], train=train)
+        losses, found, weight = [], {}, batch.get("weight")
+        for name, y in logits.items():
+            loss = fn.losses.cross_entropy(y, batch[name], label_smoothing=0.1 if train else 0.0)
+            losses.append(fn.metrics.mean(loss, weight).value)
+            found[name] = fn.metrics.accuracy(y, batch[name], weight)
+        if train:
+            weights = zip(logits, jnp.exp(-log_variance), strict=True)
+            found |= {f"{name} weight": value for name, value in weights}
+        return weighted(jnp.stack(losses), log_variance), (state, found)
+
+    return objective
+
+
+def draw(folder: Path, test: dict[str, np.ndarray], logits: dict[str, np.ndarray]) -> None:
+    """Pictures: what the first test images and the first mistakes are taken for; the weights."""
+    from matplotlib.figure import Figure
+
+    digit, odd = (logits[name].argmax(axis=-1) for name in HEADS)
+    wrong = (digit != test["digit"]) | (odd != test["odd"])
+    shown = np.concatenate([np.arange(48), np.flatnonzero(wrong)[:36]])
+    texts = [f"{digit[i]} {'odd' if odd[i] else 'even'}" for i in shown]
+    title = "The first test images, then mistakes (framed: digit or parity is wrong)"
+    grid(folder / "predictions.png", test["image"][shown], texts, wrong[shown], title=title)
+    lines = (folder / "both" / "metrics.jsonl").read_text(encoding="utf8").splitlines()
+    found = [json.loads(line) for line in lines]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in HEADS:
+        axes.plot([x["step"] for x in found], [x[f"{name} weight"] for x in found], label=name)
+    axes.set(xlabel="step", ylabel="weight of the task's loss, 1 / variance")
+    axes.legend()
+    figure.savefig(folder / "weights.png", dpi=120)
+
+
+def main(settings: Settings) -> dict[str, tuple[float, float]]:
+    """Trains both tasks together and each alone; returns the two accuracies of each."""
+    if settings.cache is not None:
+        fn.cache_compilations(settings.cache)
+    folder = settings.folder or Path("runs/multitask" + "-check" * settings.check)
+    name, data = fn.data.first_of(*["mnist"] * (not settings.check), "digits")
+    train, test = fn.data.hold_out(data[0], settings.holdout) if settings.holdout else data
+    train, test = (
+        {"image": x["image"], "digit": x["label"], "odd": x["label"] % 2} for x in (train, test)
+    )
+    batches = fn.data.batches(train, 128, seed=settings.seed)
+    usual = {"mnist": 2.0, "digits": 25.0 if settings.check else 40.0}[name]
+    steps = batches.steps(usual if settings.epochs is None else settings.epochs)
+    optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
+
+    accuracies = {}
+    for which, heads in {"both": HEADS, **{task: {task: n} for task, n in HEADS.items()}}.items():
+        model = fn.Model(net, heads=heads)
+        objective = objective_of(model)
+        run = fn.Run.start(model, optimizer, train["image"][:1], seed=settings.seed)
+        how = {"steps": steps, "folder": folder / which, "settings": settings}
+        run = fn.fit(fn.train_step(objective, optimizer), run, batches, **how)
+        accuracies[which] = fn.evaluate(objective, run, test)
+        if which == "both":
+            draw(folder, test, fn.predict(model, run, test["image"])[0])
+
+    what = "held-out training" if settings.holdout else "test"
+    pairs = {task: (accuracies["both"][task], accuracies[task][task]) for task in HEADS}
+    for task, (both, alone) in pairs.items():
+        print(f"{name} {what} accuracy, {task}: {both:.2%} of both together, {alone:.2%} alone")
+    if settings.check:
+        for task, (both, alone) in pairs.items():
+            fn.claim(f"{task}, both together", both, at_least=0.9)
+            fn.claim(f"{task}, alone - together", alone - both, at_most=0.03)
+    return pairs
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings))
