@@ -11,7 +11,6 @@ CLAIM
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,15 +26,14 @@ import funnet as fn
 from funnet.picture import grid
 
 HEADS = {"digit": 10, "odd": 2}  # each task's classes
-TRUNK = functools.partial(fn.models.conv_features, widths=(16, 32), hidden=128)
 
 
 @dataclasses.dataclass
 class Settings:
     """What to train on, and for how long."""
 
-    epochs: float | None = None  # by default 2, of the few digits 40
-    learning_rate: float = 0.003
+    epochs: float | None = None  # by default 1, of the few digits 15
+    learning_rate: float = 0.02  # at its highest
     seed: int = 0
     holdout: int = 0  # measure on so many training images instead of on the test set
     folder: Path | None = None  # by default runs/multitask
@@ -44,10 +42,20 @@ class Settings:
 
 
 @fn.layer
+def trunk(p: fn.Scope, images: jax.Array) -> jax.Array:
+    """Two convolutions on 2 × 2 blocks of pixels and a dense layer, with batch norm: (N, 64)."""
+    x = fn.space_to_depth(fn.normalise(images, mean=0.13, std=0.31), 2)
+    x = fn.max_pool(fn.conv(p["conv1"], x, 16, 3, bias=False), 2)
+    x = fn.relu(fn.batch_norm(p["norm1"], x))
+    x = fn.relu(fn.batch_norm(p["norm2"], fn.conv(p["conv2"], x, 32, 3, bias=False)))
+    x = fn.dense(p["dense"], fn.flatten(x), 64, bias=False)
+    return fn.relu(fn.batch_norm(p["norm3"], x))
+
+
+@fn.layer
 def net(p: fn.Scope, images: jax.Array, heads: Mapping[str, int]) -> tuple[dict, jax.Array]:
     """Logits (N, classes) by task, and the logarithm of each task's variance, (tasks,)."""
-    x = fn.space_to_depth(fn.normalise(images, mean=0.13, std=0.31), 2)
-    logits = fn.models.multitask(p["net"], x, trunk=TRUNK, heads=heads)
+    logits = fn.models.multitask(p["net"], images, trunk=trunk, heads=heads)
     return logits, p.param("log_variance", (len(heads),), fn.initializers.zeros)
 
 
@@ -94,9 +102,9 @@ def draw(folder: Path, test: dict[str, np.ndarray], logits: dict[str, np.ndarray
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name in HEADS:
-        axes.plot([x["step"] for x in found], [x[f"{name} weight"] for x in found], label=name)
+        axes.plot([x["step"] for x in found], [x[f"{name} weight"] for x in found])
+    axes.legend(HEADS)
     axes.set(xlabel="step", ylabel="weight of the task's loss, 1 / variance")
-    axes.legend()
     figure.savefig(folder / "weights.png", dpi=120)
 
 
@@ -107,21 +115,21 @@ def main(settings: Settings) -> dict[str, tuple[float, float]]:
     folder = settings.folder or Path("runs/multitask" + "-check" * settings.check)
     name, data = fn.data.first_of(*["mnist"] * (not settings.check), "digits")
     train, test = fn.data.hold_out(data[0], settings.holdout) if settings.holdout else data
-    train, test = (
-        {"image": x["image"], "digit": x["label"], "odd": x["label"] % 2} for x in (train, test)
-    )
+    train, test = ({**x, "digit": x["label"], "odd": x["label"] % 2} for x in (train, test))
     batches = fn.data.batches(train, 128, seed=settings.seed)
-    usual = {"mnist": 2.0, "digits": 25.0 if settings.check else 40.0}[name]
+    usual = {"mnist": 1.0, "digits": 15.0}[name]
     steps = batches.steps(usual if settings.epochs is None else settings.epochs)
-    optimizer = optax.adam(optax.cosine_decay_schedule(settings.learning_rate, steps))
+    rates = optax.cosine_onecycle_schedule(steps, settings.learning_rate)  # up, and down again
+    optimizer = optax.adam(rates, b2=0.95)
 
     accuracies = {}
     for which, heads in {"both": HEADS, **{task: {task: n} for task, n in HEADS.items()}}.items():
         model = fn.Model(net, heads=heads)
         objective = objective_of(model)
         run = fn.Run.start(model, optimizer, train["image"][:1], seed=settings.seed)
-        how = {"steps": steps, "folder": folder / which, "settings": settings}
-        run = fn.fit(fn.train_step(objective, optimizer), run, batches, **how)
+        how: dict[str, Any] = {"steps": steps, "folder": folder / which, "log_every": 25}
+        step = fn.train_step(objective, optimizer)
+        run = fn.fit(step, run, batches, settings=settings, **how)
         accuracies[which] = fn.evaluate(objective, run, test)
         if which == "both":
             draw(folder, test, fn.predict(model, run, test["image"])[0])
@@ -130,8 +138,7 @@ def main(settings: Settings) -> dict[str, tuple[float, float]]:
     pairs = {task: (accuracies["both"][task], accuracies[task][task]) for task in HEADS}
     for task, (both, alone) in pairs.items():
         print(f"{name} {what} accuracy, {task}: {both:.2%} of both together, {alone:.2%} alone")
-    if settings.check:
-        for task, (both, alone) in pairs.items():
+        if settings.check:
             fn.claim(f"{task}, both together", both, at_least=0.9)
             fn.claim(f"{task}, alone - together", alone - both, at_most=0.03)
     return pairs
