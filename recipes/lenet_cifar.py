@@ -92,7 +92,8 @@ def main(settings: Settings) -> float:
     accuracy = float((guesses == test["label"]).mean())
     last = fn.evaluate(objective, run, test)["accuracy"]
     what = "held-out training" if settings.holdout else "test"
-    print(f"{name} {what} accuracy: {accuracy:.2%}, of the last step's parameters {last:.2%}")
+    note = f" ({fn.data.caveat(name)})" if fn.data.caveat(name) else ""
+    print(f"{name} {what} accuracy{note}: {accuracy:.2%}, of the last step's parameters {last:.2%}")
     draw_filters(folder / "filters.png", mean.params["lenet"]["conv1"]["kernel"])
     draw_predictions(folder / "predictions.png", test, guesses)
     if settings.check:
