@@ -59,7 +59,7 @@ def torch(data: dict[str, np.ndarray], batch: int) -> dict[str, Callable[[int], 
         return {}
     warnings.filterwarnings("ignore", "This DataLoader will create 2 worker processes")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    made = {form: tutorial.Trained(*data.values(), batch, form) for form in FORMS}
+    made = {form: tutorial.Trained(data["image"], data["label"], batch, form) for form in FORMS}
     made["workers"].run(1)  # which forks, and so comes before JAX has threads
     return {form: trained.run for form, trained in made.items()}
 

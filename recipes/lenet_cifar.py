@@ -6,7 +6,14 @@ The network (6 and 16 maps of 5 by 5; 120, 84, 10), the two epochs, the learning
 the momentum of 0.9 are those of https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.
 With so few images a step the last parameters are noisy: their moving average is tested as well.
 
-CLAIM
+Claims on CIFAR-10's test set, mean of 3 seeds: 57.8 % (least 57.1 %; its pixels went through JPEG)
+with the averaged parameters, 54.0 % (least 53.5 %; its pixels went through JPEG) with the last
+ones, which the tutorial tests. The whole process, imports and compilation included, takes 25 CPU
+seconds of one x86 server core. There `fn.fit` takes 1,740 steps a second: 5.5 times as many as the
+tutorial's loop with its two loader workers, and 3.1 times as many as without workers
+(`python -m benchmarks.lenet`).
+
+Without CIFAR-10 (see the message for where it is looked for) it trains on scikit-learn's digits.
 """
 
 import dataclasses
