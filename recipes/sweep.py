@@ -75,7 +75,7 @@ def timed(ways: dict[str, Any], rounds: int) -> dict[str, list[float]]:
         begun = time.perf_counter()
         do()
         seconds[name].append(time.perf_counter() - begun)
-    return {name: [taken[0], min(taken[1:])] for name, taken in seconds.items()}
+    return {name: [taken[0], min(taken[1:] or taken)] for name, taken in seconds.items()}
 
 
 def draw(path: Path, found: Any, rates: tuple[float, ...]) -> None:
