@@ -71,28 +71,26 @@ def weighted(losses: jax.Array, log_variance: jax.Array) -> jax.Array:
 
 
 def objective_of(model: fn.Model) -> Any:
-    """The weighted loss of a batch, with each task's accuracy and, in training, its weight."""
+    """The weighted loss of a batch, with each task's accuracy and weight."""
 
     def objective(params: Any, state: Any, batch: Any, /, *, train: bool, key: Any) -> Any:
         (logits, log_variance), state = model.apply(params, state, batch["image"], train=train)
-        losses, found, weight = [], {}, batch.get("weight")
-        for name, y in logits.items():
-            loss = fn.losses.cross_entropy(y, batch[name], label_smoothing=0.1 if train else 0.0)
-            losses.append(fn.metrics.mean(loss, weight).value)
-            found[name] = fn.metrics.accuracy(y, batch[name], weight)
-        if train:
-            weights = zip(logits, jnp.exp(-log_variance), strict=True)
-            found |= {f"{name} weight": value for name, value in weights}
-        return weighted(jnp.stack(losses), log_variance), (state, found)
+        losses, metrics = [], {}
+        for (name, y), s in zip(logits.items(), log_variance, strict=True):
+            loss = fn.losses.cross_entropy(y, batch[name], label_smoothing=0.1)
+            losses.append(loss.mean())
+            metrics[name] = fn.metrics.accuracy(y, batch[name])
+            metrics[f"{name} weight"] = jnp.exp(-s)
+        return weighted(jnp.stack(losses), log_variance), (state, metrics)
 
     return objective
 
 
-def draw(folder: Path, test: dict[str, np.ndarray], logits: dict[str, np.ndarray]) -> None:
+def draw(folder: Path, test: dict[str, np.ndarray], guesses: dict[str, np.ndarray]) -> None:
     """Pictures: what the first test images and the first mistakes are taken for; the weights."""
     from matplotlib.figure import Figure
 
-    digit, odd = (logits[name].argmax(axis=-1) for name in HEADS)
+    digit, odd = guesses["digit"], guesses["odd"]
     wrong = (digit != test["digit"]) | (odd != test["odd"])
     shown = np.concatenate([np.arange(48), np.flatnonzero(wrong)[:36]])
     texts = [f"{digit[i]} {'odd' if odd[i] else 'even'}" for i in shown]
@@ -126,14 +124,15 @@ def main(settings: Settings) -> dict[str, tuple[float, float]]:
     accuracies = {}
     for which, heads in {"both": HEADS, **{task: {task: n} for task, n in HEADS.items()}}.items():
         model = fn.Model(net, heads=heads)
-        objective = objective_of(model)
         run = fn.Run.start(model, optimizer, train["image"][:1], seed=settings.seed)
         how: dict[str, Any] = {"steps": steps, "folder": folder / which, "log_every": 25}
-        step = fn.train_step(objective, optimizer)
+        step = fn.train_step(objective_of(model), optimizer)
         run = fn.fit(step, run, batches, settings=settings, **how)
-        accuracies[which] = fn.evaluate(objective, run, test)
+        logits, _ = fn.predict(model, run, test["image"])  # each image's; the variances have none
+        guesses = {task: y.argmax(axis=-1) for task, y in logits.items()}
+        accuracies[which] = {task: float((guesses[task] == test[task]).mean()) for task in heads}
         if which == "both":
-            draw(folder, test, fn.predict(model, run, test["image"])[0])
+            draw(folder, test, guesses)
 
     what = "held-out training" if settings.holdout else "test"
     pairs = {task: (accuracies["both"][task], accuracies[task][task]) for task in HEADS}
