@@ -5,6 +5,7 @@ from funnet.data.batches import Batches as Batches
 from funnet.data.batches import batches as batches
 from funnet.data.buckets import Bucketed as Bucketed
 from funnet.data.buckets import bucketed as bucketed
+from funnet.data.choices import caveat as caveat
 from funnet.data.choices import first_of as first_of
 from funnet.data.choices import hold_out as hold_out
 from funnet.data.from_grain import from_grain as from_grain

@@ -1,8 +1,10 @@
 """Which data to take: the first set that can be had, and what of it to hold out."""
 
 import itertools
+import os
 from typing import Any
 
+import funnet.data.download as download
 import funnet.data.sources as sources
 from funnet.checks import count
 from funnet.data.idx import Split
@@ -24,16 +26,40 @@ def first_of(*names: str) -> tuple[str, tuple[Split, Split]]:
     >>> first_of("digits")[1][0]["image"].shape
     (1437, 8, 8, 1)
     """
-    known = [name for name in (*sources.SOURCES, "digits") if hasattr(sources, name)]
     for name in names or ("",):
-        if name not in known:
-            raise ValueError(f"name is {name!r}, expected one of {', '.join(known)}")
+        _known(name)
     for name, following in itertools.pairwise(names):
         try:
             return name, getattr(sources, name)()
         except OSError as error:
             print(f"{error}\n\nSo {following} takes its place.")
     return names[-1], getattr(sources, names[-1])()
+
+
+def caveat(name: str, folder: str | os.PathLike[str] | None = None) -> str:
+    """What to say beside a number measured on a data set, as it is found here.
+
+    Args:
+        name: a function of `fn.data`, such as `"cifar10"`.
+        folder: as that function was given it.
+
+    Returns:
+        Such as `"its pixels went through JPEG"`; empty for the data set as it was published.
+
+    Raises:
+        ValueError: if there is no such data set.
+
+    >>> caveat("digits")
+    ''
+    """
+    _known(name)
+    return download.caveat(sources.SOURCES[name], folder) if name in sources.SOURCES else ""
+
+
+def _known(name: str) -> None:
+    known = [name for name in (*sources.SOURCES, "digits") if hasattr(sources, name)]
+    if name not in known:
+        raise ValueError(f"name is {name!r}, expected one of {', '.join(known)}")
 
 
 def hold_out(data: dict[str, Any], size: int) -> tuple[dict[str, Any], dict[str, Any]]:

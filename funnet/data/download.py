@@ -37,12 +37,14 @@ class Layout:
         read: given their paths in that order, returns train and test.
         subfolder: where they are, below the folder.
         packed: whether each may also be there gzipped, with ``.gz`` after its name.
+        caveat: what sets its content apart from the data set as it was published, if anything.
     """
 
     names: tuple[str, ...]
     read: Callable[..., tuple[Split, Split]]
     subfolder: str = ""
     packed: bool = False
+    caveat: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,13 @@ def load(
         raise FileNotFoundError(_explain(source, [*tried, "no download, as download=False"], place))
     _fill_cache(source, place, tried)
     return _load_given(source, place)
+
+
+def caveat(source: Source, folder: str | os.PathLike[str] | None = None) -> str:
+    """The caveat of the layout that `load` finds, empty if there is none or nothing is found."""
+    places = _places(source.name) if folder is None else [_as_path(folder)]
+    found = next(filter(None, (_find(source, place) for place in places)), None)
+    return found.caveat if found else ""
 
 
 def _load_given(source: Source, folder: str | os.PathLike[str]) -> tuple[Split, Split]:

@@ -9,6 +9,7 @@ import os
 
 import numpy as np
 
+import funnet.data.jpeg as jpeg
 from funnet.data.cifar import TEST_NAME, TRAIN_NAMES, read_archive, read_files
 from funnet.data.download import Download, Layout, Source, load
 from funnet.data.idx import Split, read_mnist
@@ -104,6 +105,7 @@ SOURCES = {
                 Layout(_CIFAR_NAMES, read_files),
                 Layout(_CIFAR_NAMES, read_files, subfolder="cifar-10-batches-bin"),
                 Layout((_CIFAR_ARCHIVE,), read_archive),
+                Layout(jpeg.NAMES, jpeg.read_pack, caveat=jpeg.CAVEAT),
             ),
             downloads=(
                 Download(
@@ -186,7 +188,9 @@ def cifar10(
         folder: as for `mnist`; the place searched is called ``cifar10``. It has the binary
             version: ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin`` (with
             any number of images each), the same in ``cifar-10-batches-bin``, or
-            ``cifar-10-binary.tar.gz``, which is read without being extracted.
+            ``cifar-10-binary.tar.gz``, which is read without being extracted. Or else
+            ``train.npz`` and ``test.npz``, packs of JPEG images (see `funnet.data.jpeg`), whose
+            pixels are nearly those: `fn.data.caveat("cifar10")` then says so. They need Pillow.
         download: whether files found nowhere are downloaded into the cache (170 MB).
 
     Returns:
@@ -197,6 +201,7 @@ def cifar10(
         FileNotFoundError: no place has the files and no mirror gave them; lists all of these.
         ValueError: files were found but are damaged.
         OSError: a folder cannot be read, or the cache cannot be written.
+        ImportError: there are packs of JPEG images, and Pillow is not installed.
 
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
