@@ -51,3 +51,40 @@ def grid(
         draw.text((x, y + TILE + 1), captions[i], fill=color)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+
+
+def predictions(
+    path: str | Path,
+    images: Any,
+    labels: Any,
+    guesses: Any,
+    *,
+    names: Sequence[str] | None = None,
+    first: int = 84,
+    mistakes: int = 36,
+) -> None:
+    """Writes the first images with what was predicted, then mistakes, these in a red frame.
+
+    Args:
+        path: the PNG file to write.
+        images: uint8 (N, H, W, C) with one or three channels.
+        labels: (N,) the classes.
+        guesses: (N,) the predicted classes.
+        names: of the classes; by default their numbers.
+        first: how many of the first images to show.
+        mistakes: how many mistakes to show at most.
+
+    Raises:
+        ImportError: if Pillow is missing; the message says what to install.
+    """
+    labels, guesses = np.asarray(labels), np.asarray(guesses)
+    named = [str(n) for n in range(int(max(labels.max(), guesses.max())) + 1)]
+    named = list(names) if names is not None else named
+    wrong = labels != guesses
+    shown = np.concatenate([np.arange(min(first, len(wrong))), np.flatnonzero(wrong)[:mistakes]])
+    texts = [
+        f"{named[guesses[i]]} not {named[labels[i]]}" if wrong[i] else named[guesses[i]]
+        for i in shown
+    ]
+    title = "Predictions for the first images, then mistakes (framed: prediction not label)"
+    grid(path, np.asarray(images)[shown], texts, wrong[shown], title=title)

@@ -7,7 +7,11 @@
 
 The same command again goes on where it was stopped, or says that it is finished.
 
-Claims TODO
+Claims on MNIST's test set, settings chosen on 5,000 held-out training images; times of the whole
+process on two x86 server cores, imports, compilation, checkpoints and report included:
+cnn 99.04 % (mean of 4 seeds, least 99.00 %) in 5.3 s; cnn-more 99.48 % (6 seeds, least 99.43 %) in
+9.7 s; cnn-most 99.57 % (6 seeds, least 99.54 %) in 23.6 s; mlp 97.78 % (3 seeds, least 97.75 %).
+`python -m benchmarks.mnist` measures them again.
 
 Without MNIST (see the message for where it is looked for) it trains on scikit-learn's digits.
 """
@@ -15,7 +19,7 @@ Without MNIST (see the message for where it is looked for) it trains on scikit-l
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +28,7 @@ import tyro
 from scipy.special import log_softmax
 
 import funnet as fn
-from funnet.picture import grid
+from funnet.picture import predictions
 
 
 @dataclasses.dataclass
@@ -99,20 +103,11 @@ PLANS = {
 
 def guess(plan: Plan, run: fn.Run, images: np.ndarray) -> np.ndarray:
     """The likeliest class, by the mean over the views that the network was trained on."""
-    d, (height, width) = plan.shift, images.shape[1:3]
-    wide = np.pad(images, ((0, 0), (d, d), (d, d), (0, 0)))
-    corners = {(d, d), (2 * d, d), (0, d), (d, 2 * d), (d, 0)}
-    moved = [wide[:, y : y + height, x : x + width] for y, x in sorted(corners)]
+    d = plan.shift
+    moves = {(0, 0), (d, 0), (-d, 0), (0, d), (0, -d)}
+    wide, (height, width) = np.pad(images, ((0, 0), (d, d), (d, d), (0, 0))), images.shape[1:3]
+    moved = [wide[:, d + y : d + y + height, d + x : d + x + width] for y, x in sorted(moves)]
     return sum(log_softmax(fn.predict(plan.model, run, view), -1) for view in moved).argmax(-1)
-
-
-def draw(path: Path, test: dict[str, Any], guesses: np.ndarray) -> None:
-    """A picture of the first test images and, behind them, the first mistakes."""
-    wrong = guesses != test["label"]
-    shown = np.concatenate([np.arange(min(84, len(wrong))), np.flatnonzero(wrong)[:36]])
-    texts = [f"{guesses[i]} not {test['label'][i]}" if wrong[i] else f"{guesses[i]}" for i in shown]
-    title = "Predictions for the first test images, then mistakes (framed: prediction not label)"
-    grid(path, test["image"][shown], texts, wrong[shown], title=title)
 
 
 def main(settings: Settings) -> float:
@@ -127,8 +122,8 @@ def main(settings: Settings) -> float:
     if settings.holdout:
         train, test = fn.data.hold_out(train, settings.holdout)
     plan = PLANS[settings.model]
-    epochs = plan.epochs * (40 if name == "digits" else 1)  # few digits, many epochs
-    epochs = epochs if settings.epochs is None else settings.epochs
+    usual = plan.epochs * (40 if name == "digits" else 1)  # few digits, many epochs
+    epochs = usual if settings.epochs is None else settings.epochs
     batches = fn.data.batches(train, plan.size, seed=settings.seed)
     optimizer = plan.optimizer(batches.steps(epochs))
     augment = fn.data.augment.shift(plan.shift) if plan.shift else None
@@ -142,7 +137,7 @@ def main(settings: Settings) -> float:
     accuracy = float((guesses == test["label"]).mean())
     what = "held-out training" if settings.holdout else "test"
     print(f"{name} {what} accuracy: {accuracy:.2%} of {len(guesses):,} images")
-    draw(folder / "predictions.png", test, guesses)
+    predictions(folder / "predictions.png", test["image"], test["label"], guesses)
     page = fn.report(folder, plan.model, run, test)
     print(f"{page} shows how it went; the trained run is in {folder}/")
     if settings.check:

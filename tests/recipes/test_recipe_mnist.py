@@ -196,30 +196,6 @@ def test_wrong_flags_end_with_a_message(args, capsys):
     assert args[0] in capsys.readouterr().err
 
 
-# The picture
-
-
-def test_marked_tiles_have_a_red_frame(tmp_path):
-    images = np.zeros((5, 4, 4, 3), np.uint8)
-    marked = [False, True, False, False, True]
-    picture.grid(tmp_path / "new" / "it.png", images, list("abcde"), marked, columns=2)
-    with Image.open(tmp_path / "new" / "it.png") as image:
-        pixels = np.asarray(image.convert("RGB"))
-    side, row = picture.TILE + picture.GAP, picture.TILE + picture.CAPTION + picture.GAP
-    assert pixels.shape == (3 * row + picture.GAP, 2 * side + picture.GAP, 3)
-    for i in range(5):
-        y, x = picture.GAP + i // 2 * row, picture.GAP + i % 2 * side
-        frame = pixels[y - 1, x : x + picture.TILE]
-        assert (frame == (picture.RED if marked[i] else picture.PAPER)).all(axis=-1).all()
-        assert (pixels[y + 8, x + 8] == 0).all()
-
-
-def test_a_picture_without_pillow_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ImportError, match=r"pip install 'funnet\[recipes\]'"):
-        picture.grid(tmp_path / "it.png", np.zeros((1, 4, 4, 1), np.uint8), ["a"], [False])
-
-
 def test_the_networks_are_those_that_the_recipe_names():
     image = jax.ShapeDtypeStruct((1, 28, 28, 1), np.uint8)
     params, _ = fn.Model(mnist.mlp).shapes(image)

@@ -1,0 +1,51 @@
+"""Pictures: tiles, captions and frames where they belong."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from funnet import picture
+
+
+def test_marked_tiles_have_a_red_frame(tmp_path):
+    images = np.zeros((5, 4, 4, 3), np.uint8)
+    marked = [False, True, False, False, True]
+    picture.grid(tmp_path / "new" / "it.png", images, list("abcde"), marked, columns=2)
+    with Image.open(tmp_path / "new" / "it.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    side, row = picture.TILE + picture.GAP, picture.TILE + picture.CAPTION + picture.GAP
+    assert pixels.shape == (3 * row + picture.GAP, 2 * side + picture.GAP, 3)
+    for i in range(5):
+        y, x = picture.GAP + i // 2 * row, picture.GAP + i % 2 * side
+        frame = pixels[y - 1, x : x + picture.TILE]
+        assert (frame == (picture.RED if marked[i] else picture.PAPER)).all(axis=-1).all()
+        assert (pixels[y + 8, x + 8] == 0).all()
+
+
+def test_a_picture_without_pillow_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match=r"pip install 'funnet\[recipes\]'"):
+        picture.grid(tmp_path / "it.png", np.zeros((1, 4, 4, 1), np.uint8), ["a"], [False])
+
+
+def test_predictions_shows_the_first_images_and_then_mistakes(monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(picture, "grid", lambda *args, **how: told.append(args))
+    images = np.arange(6 * 16, dtype=np.uint8).reshape(6, 4, 4, 1)
+    labels, guesses = [0, 1, 2, 0, 1, 2], [0, 2, 2, 0, 0, 1]
+    how = {"first": 2, "mistakes": 2}
+    picture.predictions(tmp_path, images, labels, guesses, names=["ox", "hen", "bee"], **how)
+    picture.predictions(tmp_path, images, labels, guesses, **how)
+    for (_, shown, captions, marked), texts in zip(
+        told,
+        (
+            ["ox", "bee not hen", "bee not hen", "ox not hen"],
+            ["0", "2 not 1", "2 not 1", "0 not 1"],
+        ),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(shown, images[[0, 1, 1, 4]])
+        assert captions == texts
+        assert marked.tolist() == [False, True, True, True]
