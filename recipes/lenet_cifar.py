@@ -18,7 +18,6 @@ Without CIFAR-10 (see the message for where it is looked for) it trains on sciki
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +25,7 @@ import optax
 import tyro
 
 import funnet as fn
-from funnet.picture import grid
+from funnet.picture import grid, predictions
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -65,14 +64,6 @@ def draw_filters(path: Path, kernel: jax.Array) -> None:
     grid(path, pixels, names, marked, title="What the first layer looks for", columns=6)
 
 
-def draw_predictions(path: Path, data: dict[str, Any], guesses: np.ndarray) -> None:
-    """A picture of the first images with what each is taken for, mistakes framed."""
-    images, labels, guesses = data["image"][:48], data["label"][:48], guesses[:48]
-    names = CLASSES if images.shape[-1] == 3 else [str(digit) for digit in range(10)]
-    texts = [names[guess] for guess in guesses]
-    grid(path, images, texts, guesses != labels, title="Predictions; the wrong ones are framed")
-
-
 def main(settings: Settings) -> float:
     """Trains, tests and draws; returns the accuracy."""
     if settings.cache is not None:
@@ -102,7 +93,8 @@ def main(settings: Settings) -> float:
     note = f" ({fn.data.caveat(name)})" if fn.data.caveat(name) else ""
     print(f"{name} {what} accuracy{note}: {accuracy:.2%}, of the last step's parameters {last:.2%}")
     draw_filters(folder / "filters.png", mean.params["lenet"]["conv1"]["kernel"])
-    draw_predictions(folder / "predictions.png", test, guesses)
+    names = CLASSES if name == "cifar10" else None
+    predictions(folder / "predictions.png", test["image"], test["label"], guesses, names=names)
     if settings.check:
         fn.claim("test accuracy", accuracy, at_least=0.85)
     return accuracy
