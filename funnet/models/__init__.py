@@ -4,6 +4,8 @@ from funnet.models.autoencoder import autoencoder as autoencoder
 from funnet.models.autoencoder import image_decoder as image_decoder
 from funnet.models.autoencoder import image_encoder as image_encoder
 from funnet.models.autoencoder import vae as vae
+from funnet.models.beam import Beams as Beams
+from funnet.models.beam import beam_search as beam_search
 from funnet.models.convnet import conv_features as conv_features
 from funnet.models.convnet import convnet as convnet
 from funnet.models.convnet import lenet as lenet

@@ -50,12 +50,10 @@ def generate(
     >>> generate(fn.Model(fn.models.gpt, **shape, cache=32), params, ids, 5).shape
     (1, 5)
     """
-    integer("prompt", prompt)
+    check_prompt(prompt)
     count("steps", steps)
     positive("temperature", temperature)
-    if prompt.ndim != 2 or prompt.shape[1] < 1:
-        raise ValueError(f"prompt must have shape (N, T), T at least 1, got {prompt.shape}")
-    _room(model, prompt, steps)
+    check_room("generate", model, prompt, steps)
     if top_k is not None:
         count("top_k", top_k)
     if lengths is not None:
@@ -65,11 +63,19 @@ def generate(
     return _generated(model, params, jnp.asarray(prompt), more, key, heat, steps, top_k)
 
 
-def _room(model: Model, prompt: jax.Array, steps: int) -> None:
+def check_prompt(prompt: jax.Array) -> None:
+    """Refuses what is not (N, T) integers, T at least 1."""
+    integer("prompt", prompt)
+    if prompt.ndim != 2 or prompt.shape[1] < 1:
+        raise ValueError(f"prompt must have shape (N, T), T at least 1, got {prompt.shape}")
+
+
+def check_room(what: str, model: Model, prompt: jax.Array, steps: int) -> None:
+    """Refuses a model without a cache, or without room in it; `what` is who needs it."""
     room = model.settings.get("cache")
     if room is None:
         raise ValueError(
-            "generate needs a model with a cache: fn.Model(fn.models.gpt, ..., cache=512)"
+            f"{what} needs a model with a cache: fn.Model(fn.models.gpt, ..., cache=512)"
         )
     if prompt.shape[1] + steps > room + 1:  # what comes last is not read again
         raise ValueError(
