@@ -9,6 +9,7 @@ from funnet.data.choices import caveat as caveat
 from funnet.data.choices import first_of as first_of
 from funnet.data.choices import hold_out as hold_out
 from funnet.data.from_grain import from_grain as from_grain
+from funnet.data.ragged import padded as padded
 from funnet.data.sources import cifar10 as cifar10
 from funnet.data.sources import digits as digits
 from funnet.data.sources import fashion_mnist as fashion_mnist

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from funnet.checks import count
 from funnet.data.batches import checked, gathered, narrow
 
 
@@ -42,6 +43,39 @@ class Padded:
         found = gathered(self.name, self.array[:, :long], ids)
         missing = ((0, 0), (0, long - found.shape[1]), *[(0, 0)] * (found.ndim - 2))
         return _ended(np.pad(found, missing), lengths)
+
+
+def padded(rows: Sequence[Any], size: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences of whole numbers as the rows of one array, zeros behind each, and their lengths.
+
+    Args:
+        rows: N sequences of integers, such as lists of tokens, or `bytes`.
+        size: how long to make them, by default as the longest.
+
+    Returns:
+        (N, size) int32 and (N,) int32.
+
+    Raises:
+        TypeError: if there are other things than integers in them.
+        ValueError: if there are none, or one is longer than `size`.
+
+    >>> padded([[3, 1, 4], [1]])
+    (array([[3, 1, 4],
+           [1, 0, 0]], dtype=int32), array([3, 1], dtype=int32))
+    """
+    lengths = np.array([len(row) for row in rows], np.int32)
+    if not len(lengths):
+        raise ValueError("rows must be sequences, at least one, got none")
+    size = int(lengths.max()) if size is None else count("size", size)
+    if lengths.max() > size:
+        at = int(lengths.argmax())
+        raise ValueError(f"rows[{at}] has {lengths[at]} elements, expected at most size={size}")
+    flat = np.array([number for row in rows for number in row])
+    if flat.size and flat.dtype.kind not in "iu":
+        raise TypeError(f"rows must be sequences of integers, got {flat.dtype}")
+    whole = np.zeros((len(lengths), size), np.int32)
+    whole[np.arange(size) < lengths[:, None]] = flat
+    return whole, lengths
 
 
 def _ended(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:

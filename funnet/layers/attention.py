@@ -34,6 +34,7 @@ def attention(
 
     `softmax(q k^T / sqrt(D) + b) v` for each head, D = C / heads, then a dense layer. Scores that
     would be large are computed in blocks of queries, so that memory grows with T, not with T * S.
+    The softmax is there to look at as the tap `weights` of this place, (N, heads, T, S).
 
     Args:
         p: the layer's scope.
@@ -74,6 +75,9 @@ def attention(
     >>> model = fn.Model(fn.attention, heads=4, causal=True)
     >>> model.shapes(jnp.ones((2, 6, 32)))[0]["qkv"]["kernel"].shape
     (32, 96)
+    >>> params, _ = model.init(jax.random.key(0), jnp.ones((2, 6, 32)))
+    >>> model.capture(params, None, jnp.ones((2, 6, 32)), taps="weights")[1]["weights"].shape
+    (2, 4, 6, 6)
     """
     kv_heads = _settled(x, context, heads, kv_heads, causal, window, rotary, cache)
     inside = None if lengths is None else steps_of(x if context is None else context, lengths)
@@ -99,10 +103,18 @@ def attention(
         mask=_full_mask(mask, q, k),
         slopes=jnp.asarray(position.alibi_slopes(heads)) if alibi else None,
     )
+    if p.frame.wants((*p.path, "weights")):
+        weights(p["weights"], q, k, view)
     y = ops.attention(q, k, v, view)
     y = dense(p["out"], y.reshape(x.shape), x.shape[2], bias=bias)
     y = y if inside is None or context is not None else masked(y, inside)
     return y if full is None else jnp.where(full[:, None, None], jnp.nan, y)
+
+
+@layer
+def weights(p: Scope, q: jax.Array, k: jax.Array, view: ops.View) -> jax.Array:
+    """What `attention` weighs values by, computed beside it where it is tapped."""
+    return ops.attention_weights(q, k, view)
 
 
 def _settled(x, context, heads, kv_heads, causal, window, rotary, cache) -> int:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from funnet.checks import count, integer, within
+from funnet.compiling import STEP, quick_jit
 from funnet.model import Model
 from funnet.models.generate import check_prompt, check_room
 
@@ -118,7 +119,7 @@ def _check_rows(name: str, x: Any, rows: int) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnames=("model", "steps", "beams", "end"))
+@quick_jit(STEP, static_argnames=("model", "steps", "beams", "end"))
 def _searched(model, params, prompt, more, penalty, steps: int, beams: int, end: int) -> Beams:
     read = functools.partial(_read, model, params)
     shapes = model.shapes(prompt[:1], **{name: x[:1] for name, x in more.items()})[1]

@@ -137,6 +137,27 @@ def plain_attention(
         bias: added to the scores, of a shape that broadcasts to (N, H, T, S).
         mask: booleans, likewise; a query that sees nothing gets the mean of all values.
     """
+    (n, queries, heads, _), (keys, shared) = q.shape, k.shape[1:3]
+    weights = _weights(q, k, bias, mask).astype(v.dtype)
+    weights = weights.reshape(n, shared, heads // shared, queries, keys)
+    return jnp.einsum("nkgts,nskd->ntkgd", weights, v).reshape(q.shape)
+
+
+def attention_weights(q: jax.Array, k: jax.Array, view: View) -> jax.Array:
+    """What `attention` weighs values by, whole, for people to look at.
+
+    Returns:
+        (N, H, T, S), rows that add up to 1, or are zero where a query sees no key; float32 at
+        least.
+    """
+    rows = jnp.arange(q.shape[1], dtype=jnp.int32)
+    mask, bias = view.mask_of(rows, k.shape[1]), view.bias_of(rows, k.shape[1])
+    weights = _weights(q, k, bias, mask)
+    return weights if mask is None else jnp.where(mask.any(-1, keepdims=True), weights, 0)
+
+
+def _weights(q: jax.Array, k: jax.Array, bias: jax.Array | None, mask: jax.Array | None):
+    """`softmax(q k^T / sqrt(D) + bias)` (N, H, T, S), in float32 at least."""
     (n, queries, heads, size), (keys, shared) = q.shape, k.shape[1:3]
     wide = jnp.float64 if q.dtype == jnp.float64 else jnp.float32
     groups = q.reshape(n, queries, shared, heads // shared, size)
@@ -145,9 +166,7 @@ def plain_attention(
     scores = scores if bias is None else scores + bias.astype(wide)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(wide).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    weights = weights.reshape(n, shared, heads // shared, queries, keys)
-    return jnp.einsum("nkgts,nskd->ntkgd", weights, v).reshape(q.shape)
+    return jax.nn.softmax(scores, axis=-1)
 
 
 def _fused(q: jax.Array, k: jax.Array, view: View) -> bool:

@@ -34,21 +34,34 @@ def classification(
     input: str = "image",
     augment: Augment | None = None,
     label_smoothing: float = 0.0,
+    **entries: str,
 ) -> Objective:
     """Mean cross-entropy of `model`'s logits with `batch["label"]`; metrics `loss`, `accuracy`.
 
     Args:
-        model: gives logits (N, classes) for `batch[input]`.
+        model: gives logits (N, classes) for `batch[input]`, or (N, T, classes) for labels (N, T).
         input: the batch's entry that the model takes.
         augment: a function `(key, batch) -> batch` for training batches, see `fn.data.augment`.
             It may turn the labels into probabilities (N, classes).
         label_smoothing: as in `losses.cross_entropy`, in training only.
+        **entries: further entries, by the names under which the model takes them, as
+            `lengths="lengths"` for sequences of `fn.data.bucketed`.
+
+    Raises:
+        TypeError: if an entry's name is no string.
     """
+    for name, entry in entries.items():
+        if not isinstance(entry, str):
+            raise TypeError(
+                f"{name} must be the name of an entry of the batch, got {entry!r}: settings of the "
+                f"model belong into fn.Model(..., {name}={entry!r})"
+            )
 
     def objective(params: Any, state: Any, batch: Batch, /, *, train: bool, key: Any) -> Any:
         if train and augment is not None:
             batch = augment(named_key(key, "augment"), batch)
-        logits, state = model.apply(params, state, batch[input], train=train, key=key)
+        more = {name: batch[entry] for name, entry in entries.items()}
+        logits, state = model.apply(params, state, batch[input], train=train, key=key, **more)
         label, weight = batch["label"], batch.get("weight")
         if label.ndim == logits.ndim:
             loss = metrics.mean(losses.soft_cross_entropy(logits, label), weight)
