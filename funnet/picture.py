@@ -159,7 +159,7 @@ def heatmaps(
     font = pillow.ImageFont.load_default(LETTER)
     named = [name for _, _, columns in panels for name in columns]
     cell = max([ROW, *(round(font.getlength(name)) + GAP for name in named)])
-    margin = 2 * GAP + max(font.getlength(name) for _, rows, _ in panels for name in rows)
+    margin = 2 * GAP + max([0, *(font.getlength(name) for _, rows, _ in panels for name in rows)])
     wide = [margin + cell * len(columns) for _, _, columns in panels]
     wide = GAP + max([*wide, GAP + font.getlength(title)])
     tall = ROW * (1 + sum(len(rows) + 2 for _, rows, _ in panels))

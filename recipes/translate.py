@@ -75,7 +75,7 @@ def data(forms: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, np.ndar
 
 def examples(dates: Any, forms: Sequence[str], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Each date in a format that is drawn, and in ISO's, as ASCII's numbers of the letters."""
-    texts = [written(date, forms[rng.integers(len(forms))]) for date in dates.tolist()]
+    texts = [written(date, forms[int(rng.integers(len(forms)))]) for date in dates.tolist()]
     source, lengths = fn.data.padded([text.encode("ascii") for text in texts], LONGEST)
     target, _ = fn.data.padded([[START, *str(date).encode("ascii"), END] for date in dates])
     return {"source": source, "lengths": lengths, "before": target[:, :-1], "label": target[:, 1:]}

@@ -120,7 +120,7 @@ def test_no_text_means_two_dates_and_the_longest_fits():
 
 
 def test_no_year_and_day_is_both_trained_and_tested_on():
-    train, test = translate.data(FORMS)
+    train, test = translate.data(FORMS[:1])
     held = fn.data.hold_out(train, 200)
     seen = [
         {(text[:4], text[8:]) for text in map(translate.text, part["label"])}
