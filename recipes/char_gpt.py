@@ -128,7 +128,7 @@ def main(settings: Settings) -> float:
     loss = fn.evaluate(objective, run, fn.data.windows(test, length), batch_size=64)["loss"]
     what = "held-out training" if settings.holdout else "validation"
     print(f"{name}: {loss:.4f} nats a character of the {what} text")
-    room, start = length if nano else 512, np.zeros((4, 1), np.int32)
+    room, start = length if nano else 512, jnp.zeros((4, 1), jnp.int32)
     how: Any = {"key": jax.random.key(settings.seed), "temperature": settings.temperature}
     writer = fn.Model(layer, **shape, cache=room)
     rows = np.asarray(fn.models.generate(writer, run.params, start, room - 1, **how))
