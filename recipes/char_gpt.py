@@ -6,7 +6,11 @@
 
 The same command again goes on where it was stopped, or says that it is finished.
 
-CLAIMS
+Claims on the last tenth of Tiny Shakespeare, all of it, in windows of the model's context that do
+not overlap, as nanoGPT measures: the decoder 1.52 nats a character (seed 0: 1.518), the whole
+process in 163 CPU seconds of one x86 server core, imports and compilation included; its kind of
+tables and its rates were chosen on 50,000 held-out characters of the training text. `--nano`
+1.84 (seed 0: 1.837) in 152 s, where nanoGPT's page has 1.88.
 
 Without Tiny Shakespeare (see the message for where it is looked for) it reads Python's reference
 manual, which Python brings along.
