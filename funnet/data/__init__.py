@@ -14,3 +14,7 @@ from funnet.data.sources import cifar10 as cifar10
 from funnet.data.sources import digits as digits
 from funnet.data.sources import fashion_mnist as fashion_mnist
 from funnet.data.sources import mnist as mnist
+from funnet.data.sources import tiny_shakespeare as tiny_shakespeare
+from funnet.data.texts import characters as characters
+from funnet.data.texts import python_docs as python_docs
+from funnet.data.texts import windows as windows

@@ -7,17 +7,19 @@ from typing import Any
 import funnet.data.download as download
 import funnet.data.sources as sources
 from funnet.checks import count
-from funnet.data.idx import Split
+
+NAMES = ("mnist", "fashion_mnist", "cifar10", "digits", "tiny_shakespeare", "python_docs")
 
 
-def first_of(*names: str) -> tuple[str, tuple[Split, Split]]:
+def first_of(*names: str) -> tuple[str, Any]:
     """The first of some data sets that can be had here; says so if it is not the first one named.
 
     Args:
-        *names: functions of `fn.data` without arguments, such as `"mnist", "digits"`.
+        *names: functions of `fn.data` without arguments, such as `"mnist", "digits"`, or
+            `"tiny_shakespeare", "python_docs"`.
 
     Returns:
-        Its name, and what its function gives: train and test.
+        Its name, and what its function gives: train and test, or a text.
 
     Raises:
         ValueError: if there is no such data set.
@@ -57,9 +59,8 @@ def caveat(name: str, folder: str | os.PathLike[str] | None = None) -> str:
 
 
 def _known(name: str) -> None:
-    known = [name for name in (*sources.SOURCES, "digits") if hasattr(sources, name)]
-    if name not in known:
-        raise ValueError(f"name is {name!r}, expected one of {', '.join(known)}")
+    if name not in NAMES:
+        raise ValueError(f"name is {name!r}, expected one of {', '.join(NAMES)}")
 
 
 def hold_out(data: dict[str, Any], size: int) -> tuple[dict[str, Any], dict[str, Any]]:

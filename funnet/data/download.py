@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from funnet.data.idx import BLOCK, Split
+from funnet.data.idx import BLOCK
 
 _TIMEOUT = 20.0  # seconds without an answer
 _PACKET = 1 << 16  # bytes received at a time
@@ -34,14 +34,14 @@ class Layout:
 
     Attributes:
         names: the files; all of them must be there.
-        read: given their paths in that order, returns train and test.
+        read: given their paths in that order, returns the data: train and test, or a text.
         subfolder: where they are, below the folder.
         packed: whether each may also be there gzipped, with ``.gz`` after its name.
         caveat: what sets its content apart from the data set as it was published, if anything.
     """
 
     names: tuple[str, ...]
-    read: Callable[..., tuple[Split, Split]]
+    read: Callable[..., Any]
     subfolder: str = ""
     packed: bool = False
     caveat: str = ""
@@ -73,7 +73,7 @@ class Source:
 
 def load(
     source: Source, folder: str | os.PathLike[str] | None = None, *, download: bool = True
-) -> tuple[Split, Split]:
+) -> Any:
     """Read a data set from the first place that has its files, downloading them if none has.
 
     Args:
@@ -83,7 +83,7 @@ def load(
         download: whether files found nowhere are downloaded into the cache.
 
     Returns:
-        Train and test, as the source's layout reads them.
+        What the source's layout reads: train and test, or a text.
 
     Raises:
         FileNotFoundError: no place has the files and no mirror gave them; lists all of these.
@@ -110,7 +110,7 @@ def caveat(source: Source, folder: str | os.PathLike[str] | None = None) -> str:
     return found.caveat if found else ""
 
 
-def _load_given(source: Source, folder: str | os.PathLike[str]) -> tuple[Split, Split]:
+def _load_given(source: Source, folder: str | os.PathLike[str]) -> Any:
     path = _as_path(folder)
     if found := _find(source, path):
         return found.read(*_present(found, path).values())

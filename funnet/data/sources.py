@@ -1,8 +1,8 @@
 """Data sets by name, as NumPy arrays: found on this machine, or downloaded once and checked.
 
-Each function returns ``(train, test)``, two dicts of arrays with equal first dimensions:
+Each function of images returns ``(train, test)``, two dicts of arrays with equal first dimensions:
 ``image``, uint8 of shape (N, H, W, C) and values 0..255, and ``label``, int32 of shape (N,).
-A data set is one entry in `SOURCES`.
+A text is a string. A data set is one entry in `SOURCES`.
 """
 
 import os
@@ -13,6 +13,8 @@ import funnet.data.jpeg as jpeg
 from funnet.data.cifar import TEST_NAME, TRAIN_NAMES, read_archive, read_files
 from funnet.data.download import Download, Layout, Source, load
 from funnet.data.idx import Split, read_mnist
+from funnet.data.texts import python_docs as python_docs
+from funnet.data.texts import read_text
 
 _IDX_NAMES = (
     "train-images-idx3-ubyte",
@@ -119,6 +121,16 @@ SOURCES = {
                 "https://cave.cs.toronto.edu/kriz/",
             ),
         ),
+        Source(
+            name="tinyshakespeare",
+            layouts=(Layout(("input.txt",), read_text),),
+            downloads=(
+                Download("input.txt", size=1_115_394, md5="6fb458f1232090904fb40fe944165e91"),
+            ),
+            mirrors=(
+                "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/",
+            ),
+        ),
     )
 }
 
@@ -206,6 +218,26 @@ def cifar10(
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
     return load(SOURCES["cifar10"], folder, download=download)
+
+
+def tiny_shakespeare(folder: str | os.PathLike[str] | None = None, *, download: bool = True) -> str:
+    """Scenes from Shakespeare's plays, 40,000 lines: 1,115,394 characters, 65 different ones.
+
+    By custom the first nine tenths are for training and the rest for validation.
+
+    Args:
+        folder: as for `mnist`; the place searched is called ``tinyshakespeare``. It has the file
+            ``input.txt``.
+        download: whether a file found nowhere is downloaded into the cache (1.1 MB).
+
+    Raises:
+        FileNotFoundError: no place has the file and no mirror gave it; lists all of these.
+        ValueError: a file was found but is damaged.
+        OSError: a folder cannot be read, or the cache cannot be written.
+
+    Source: Karpathy, The Unreasonable Effectiveness of Recurrent Neural Networks, 2015.
+    """
+    return load(SOURCES["tinyshakespeare"], folder, download=download)
 
 
 def digits() -> tuple[Split, Split]:
