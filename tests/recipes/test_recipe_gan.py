@@ -24,7 +24,7 @@ def test_it_checks_its_claim_and_leaves_its_files(trained):
     assert 0 < sure <= 1
     assert 0 < rarest <= 0.1
     names = {path.name for path in settings.folder.iterdir()}
-    assert {"checkpoints", "classifier", "metrics.jsonl", "samples.png"} <= names
+    assert {"checkpoints", "judge", "metrics.jsonl", "samples.png"} <= names
 
 
 def test_a_second_run_over_the_first_is_finished(trained):
@@ -37,7 +37,7 @@ def test_a_second_run_over_the_first_is_finished(trained):
 @pytest.fixture
 def begun():
     """A tiny model, its run under plain gradient descent, and a batch."""
-    model = fn.Model(recipe.gan, width=4, critic_width=3)
+    model = fn.Model(recipe.gan, width=4)
     optimizer = fn.optim.groups({"generator.*": optax.sgd(0.5), "*": optax.sgd(0.25)})
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
     noise = np.zeros((6, 5), np.float32)
