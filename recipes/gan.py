@@ -3,11 +3,10 @@
     python -m recipes.gan
     python -m recipes.gan --check                 # the claim's small form, in seconds
 
-The generator makes images of noise, the discriminator tells them from real ones, and each learns
-against the other (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661; Radford, Metz and
-Chintala 2015, https://arxiv.org/abs/1511.06434). Both are layers of one model: a step runs both
-forward once, and pulls each network's own loss back through that. Samples are made by the moving
-average of the generator's parameters.
+The generator makes images of noise, the discriminator tells them from real ones, each learns against
+the other (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661; Radford, Metz and Chintala 2015,
+https://arxiv.org/abs/1511.06434). They are layers of one model: a step runs it forward once and
+pulls each one's own loss back through it. An average of the generator's parameters makes the samples.
 
 Claim: CLAIM
 Without MNIST (see the message for where it is looked for) it trains on scikit-learn's digits.
@@ -36,8 +35,7 @@ class Settings:
     width: int = 32  # channels of the generator's last hidden layer; the discriminator has half
     epochs: float | None = None  # by default 5, of the few digits 60
     batch: int = 64
-    learning_rate: float = 1e-3  # of the generator
-    critic_rate: float = 1e-3  # of the discriminator
+    learning_rate: float = 1e-3
     average: float = 0.999  # how much of their moving average a step keeps of the parameters
     seed: int = 0
     folder: Path | None = None  # by default runs/gan
@@ -120,9 +118,9 @@ def main(settings: Settings) -> tuple[float, float]:
     usual = {"mnist": 5.0, "digits": 60.0}[name]
     batches = fn.data.batches({"image": train["image"]}, settings.batch, seed=settings.seed)
     model = fn.Model(gan, width=settings.width)
-    rates = {"generator.*": settings.learning_rate, "discriminator.*": settings.critic_rate}
-    adams = {which: optax.adam(rate, b1=0.5, b2=0.99) for which, rate in rates.items()}
-    optimizer = fn.optim.average(fn.optim.groups(adams), settings.average)
+    adam = optax.adam(settings.learning_rate, b1=0.5, b2=0.99)
+    adams = fn.optim.groups({"generator.*": adam, "discriminator.*": adam})
+    optimizer = fn.optim.average(adams, settings.average)
 
     images, noise = np.float32(train["image"][:1]), np.zeros((1, settings.latents), np.float32)
     run = fn.Run.start(model, optimizer, images, noise, seed=settings.seed)
