@@ -3,10 +3,11 @@
     python -m recipes.gan
     python -m recipes.gan --check                 # the claim's small form, in seconds
 
-The generator makes images of noise, the discriminator tells them from real ones, each learns against
-the other (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661; Radford, Metz and Chintala 2015,
-https://arxiv.org/abs/1511.06434). They are layers of one model: a step runs it forward once and
-pulls each one's own loss back through it. An average of the generator's parameters makes the samples.
+The generator makes images of noise, the discriminator tells them from real ones, each learning
+against the other (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661; Radford, Metz and
+Chintala 2015, https://arxiv.org/abs/1511.06434). They are layers of one model: a step runs it
+forward once, and pulls the loss of each back through it. Samples are made by the moving average of
+the generator's parameters.
 
 Claim: CLAIM
 Without MNIST (see the message for where it is looked for) it trains on scikit-learn's digits.

@@ -83,9 +83,8 @@ def objective_of(model: fn.Model) -> Any:
 
     def objective(params: Any, state: Any, batch: Any, /, *, train: bool, key: Any) -> Any:
         terms = bound(model, params, batch["image"], key)
-        names = ("reconstruction", "divergence")
-        found = {name: fn.metrics.mean(x) for name, x in zip(names, terms, strict=True)}
-        return sum(terms).mean(), (state, found)
+        found = [fn.metrics.mean(term) for term in terms]
+        return sum(terms).mean(), (state, {"reconstruction": found[0], "divergence": found[1]})
 
     return objective
 
@@ -133,10 +132,8 @@ def main(settings: Settings) -> float:
     reconstruction, divergence = (float(term.mean()) for term in terms)
     elbo = -(reconstruction + divergence)
     what = "held-out training" if settings.holdout else "test"
-    print(
-        f"{name} {what} ELBO: {elbo:.2f} nats an image ({reconstruction:.2f} for its pixels, "
-        f"{divergence:.2f} for its latents)"
-    )
+    told = f"-{reconstruction:.2f} for the pixels, -{divergence:.2f} for the latents"
+    print(f"{name} {what} ELBO: {elbo:.2f} nats an image ({told})")
     draw(folder, run.params, test["image"], settings)
     print(f"{folder}/ has samples.png, reconstructions.png and interpolation.png")
     if settings.check:
