@@ -38,7 +38,7 @@ class Settings:
 
     latents: int = 32  # numbers that stand for an image
     hidden: Widths = (512, 256)  # widths on the way to them; the way back has them turned
-    epochs: float | None = None  # by default 10, of the few digits 60
+    epochs: float | None = None  # by default 10, of the few digits 45
     learning_rate: float = 2e-3  # at its highest
     seed: int = 0
     holdout: int = 0  # measure on so many training images instead of on the test set
@@ -118,7 +118,7 @@ def main(settings: Settings) -> float:
     name, (train, test) = fn.data.first_of(*["mnist"] * (not settings.check), "digits")
     if settings.holdout:
         train, test = fn.data.hold_out(train, settings.holdout)
-    usual = {"mnist": 10.0, "digits": 60.0}[name]
+    usual = {"mnist": 10.0, "digits": 45.0}[name]
     batches = fn.data.batches(train, 128, seed=settings.seed)
     steps = batches.steps(usual if settings.epochs is None else settings.epochs)
     optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, settings.learning_rate))
@@ -137,7 +137,8 @@ def main(settings: Settings) -> float:
     draw(folder, run.params, test["image"], settings)
     print(f"{folder}/ has samples.png, reconstructions.png and interpolation.png")
     if settings.check:
-        fn.claim("negative ELBO, nats an image", -elbo, at_most=30)
+        # The best that ignores its latents, each pixel by its mean over the digits, has 26.8.
+        fn.claim("negative ELBO, nats an image", -elbo, at_most=25.5)
     return elbo
 
 
