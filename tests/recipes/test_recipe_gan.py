@@ -42,8 +42,9 @@ def begun():
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
     noise = np.zeros((6, 5), np.float32)
     run = fn.Run.start(model, optimizer, np.float32(images), noise, seed=7)
-    # At first a GAN's kernels are so small that hardly any gradient comes through.
-    run = dataclasses.replace(run, params=jax.tree.map(lambda x: 10 * x, run.params))
+    # At first the generator's kernels are so small that hardly any gradient comes through.
+    larger = jax.tree.map(lambda x: 10 * x, run.params["generator"])
+    run = dataclasses.replace(run, params={**run.params, "generator": larger})
     return model, optimizer, run, {"image": jnp.asarray(images)}
 
 
