@@ -54,7 +54,8 @@ def discriminator(p: fn.Scope, images: jax.Array, width: int) -> jax.Array:
 @fn.layer
 def gan(p: fn.Scope, images: jax.Array, noise: jax.Array, width: int) -> tuple[jax.Array, ...]:
     """How real the discriminator holds real images, and what the generator makes of noise: (N,)."""
-    fakes = fn.models.generator(p["generator"], noise, images.shape[1:], width=width)
+    _, height, breadth, channels = images.shape
+    fakes = fn.models.generator(p["generator"], noise, (height, breadth, channels), width=width)
     both = jnp.concatenate([images, fakes])
     return tuple(jnp.split(discriminator(p["discriminator"], both, width), 2))
 

@@ -86,7 +86,8 @@ def objective_of(model: fn.Model) -> Any:
     def objective(params: Any, state: Any, batch: Any, /, *, train: bool, key: Any) -> Any:
         terms = bound(model, params, batch["image"], key)
         found = [fn.metrics.mean(term) for term in terms]
-        return sum(terms).mean(), (state, {"reconstruction": found[0], "divergence": found[1]})
+        loss = (terms[0] + terms[1]).mean()
+        return loss, (state, {"reconstruction": found[0], "divergence": found[1]})
 
     return objective
 
@@ -96,13 +97,14 @@ def draw(folder: Path, params: Any, images: np.ndarray, settings: Settings) -> N
     encode = fn.Model(encoder, latents=settings.latents, hidden=settings.hidden)
     decode = fn.Model(decoder, shape=images.shape[1:], hidden=settings.hidden)
 
-    def pixels(latents: Any) -> np.ndarray:
-        return np.asarray(fn.sigmoid(decode(params["decoder"], latents)))
+    @jax.jit
+    def pixels(latents: jax.Array) -> jax.Array:
+        return fn.sigmoid(decode(params["decoder"], latents))
 
     noise = jax.random.normal(jax.random.key(settings.seed), (120, settings.latents))
     grid(folder / "samples.png", pixels(noise), title="What latents out of pure noise make")
     images = images[:60] / np.float32(255)
-    mean, _ = encode(params["encoder"], images)
+    mean, _ = jax.jit(encode)(params["encoder"], images)
     rows = np.stack([x.reshape(5, 12, *images.shape[1:]) for x in (images, pixels(mean))], axis=1)
     title = "Test images, and below each what the mean of its latents makes"
     grid(folder / "reconstructions.png", rows.reshape(-1, *images.shape[1:]), title=title)
@@ -125,7 +127,6 @@ def main(settings: Settings) -> float:
     steps = batches.steps(usual if settings.epochs is None else settings.epochs)
     optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, settings.learning_rate))
     model = fn.Model(vae, latents=settings.latents, hidden=settings.hidden)
-
     run = fn.Run.start(model, optimizer, np.float32(train["image"][:1]), seed=settings.seed)
     step = fn.train_step(objective_of(model), optimizer)
     run = fn.fit(step, run, batches, steps=steps, folder=folder, settings=settings)
