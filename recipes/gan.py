@@ -8,7 +8,9 @@ against the other (Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661; Radf
 Chintala 2015, https://arxiv.org/abs/1511.06434). They are layers of one model: a step runs it
 forward once, and pulls each one's loss back through it. The average of the last parameters samples.
 
-Claim: CLAIM
+Claim, of one seed on MNIST: all ten digits are among the samples, the rarest with 6 %; a classifier,
+a small convolutional net, gives 52 % of the samples (and 95 % of MNIST's test images) a chance above
+0.9 to be some digit. That takes 149 CPU seconds of one x86 server core, compilation included.
 Without MNIST (see the message for where it is looked for) it trains on scikit-learn's digits.
 """
 
@@ -121,8 +123,7 @@ def main(settings: Settings) -> tuple[float, float]:
     batches = fn.data.batches({"image": train["image"]}, 64, seed=settings.seed)
     model = fn.Model(gan, width=settings.width)
     steps = batches.steps(settings.epochs or usual)
-    rate = optax.linear_schedule(settings.learning_rate, 0.0, steps)
-    adam = optax.adam(rate, b1=0.5, b2=0.99)
+    adam = optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, steps), b1=0.5, b2=0.99)
     adams = fn.optim.groups({"generator.*": adam, "discriminator.*": adam})
     optimizer = fn.optim.average(adams, 0.995)
     noise = np.zeros((1, settings.latents), np.float32)
