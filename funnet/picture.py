@@ -18,8 +18,8 @@ DARK = (8, 48, 107)  # of a cell
 def grid(
     path: str | Path,
     images: Any,
-    captions: Sequence[str],
-    marked: Sequence[bool] | np.ndarray,
+    captions: Sequence[str] = (),
+    marked: Sequence[bool] | np.ndarray = (),
     *,
     title: str = "",
     columns: int = 12,
@@ -28,29 +28,36 @@ def grid(
 
     Args:
         path: the PNG file to write.
-        images: uint8 (N, H, W, C) with one or three channels.
-        captions: a short text for each.
-        marked: whether to mark it.
+        images: (N, H, W, C) with one or three channels: uint8, or floats in 0..1,
+            what is outside being shown as the nearest of these.
+        captions: a short text for each; without them the tiles stand closer.
+        marked: whether to mark it; without them none is.
         title: a line at the top.
         columns: tiles in a row.
 
     Raises:
         ImportError: if Pillow is missing; the message says what to install.
+        ValueError: if the images have other axes, channels or dtypes, or there are not as many
+            captions or marks as images.
     """
     pillow = _pillow()
-    rows, cell = -(-len(images) // columns), (TILE + GAP, TILE + CAPTION + GAP)
+    images = _bytes(images)
+    _check(len(images), captions=captions, marked=marked)
+    below = CAPTION if len(captions) else 0
+    rows, cell = -(-len(images) // columns), (TILE + GAP, TILE + below + GAP)
     top = 2 * CAPTION if title else GAP
     sheet = pillow.Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + top), PAPER)
     draw = pillow.ImageDraw.Draw(sheet)
     draw.text((GAP, GAP), title, fill=INK)
-    for i, image in enumerate(np.asarray(images)):
+    for i, image in enumerate(images):
         x, y = GAP + i % columns * cell[0], top + i // columns * cell[1]
-        color = RED if marked[i] else INK
+        framed = len(marked) > 0 and marked[i]
         tile = pillow.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
         sheet.paste(tile.resize((TILE, TILE), pillow.Image.Resampling.NEAREST), (x, y))
-        if marked[i]:
+        if framed:
             draw.rectangle((x - 2, y - 2, x + TILE + 1, y + TILE + 1), outline=RED, width=2)
-        draw.text((x, y + TILE + 1), captions[i], fill=color)
+        if below:
+            draw.text((x, y + TILE + 1), captions[i], fill=RED if framed else INK)
     _write(path, sheet)
 
 
@@ -201,3 +208,23 @@ def _pillow() -> Any:
     except ImportError as error:
         raise ImportError("pictures need Pillow: pip install 'funnet[recipes]'") from error
     return PIL
+
+
+def _bytes(images: Any) -> np.ndarray:
+    """The images as bytes."""
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"images has shape {images.shape}, expected (N, H, W, C) with one or three channels"
+        )
+    if images.dtype == np.uint8:
+        return images
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(f"images are {images.dtype}, expected uint8 or floats in 0..1")
+    return np.round(255 * np.clip(images, 0, 1)).astype(np.uint8)
+
+
+def _check(images: int, **given: Sequence[Any] | np.ndarray) -> None:
+    for name, values in given.items():
+        if len(values) not in (0, images):
+            raise ValueError(f"{name} has {len(values)} entries, expected {images}, one an image")

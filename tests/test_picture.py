@@ -49,3 +49,42 @@ def test_predictions_shows_the_first_images_and_then_mistakes(monkeypatch, tmp_p
         np.testing.assert_array_equal(shown, images[[0, 1, 1, 4]])
         assert captions == texts
         assert marked.tolist() == [False, True, True, True]
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_floats_are_shown_as_bytes_and_what_is_outside_as_the_nearest(tmp_path):
+    images = np.array([-0.5, 0.0, 0.2, 1.0, 1.5], np.float32).reshape(5, 1, 1, 1)
+    picture.grid(tmp_path / "it.png", images, columns=5)
+    pixels, side = read(tmp_path / "it.png"), picture.TILE + picture.GAP
+    assert pixels.shape == (side + picture.GAP, 5 * side + picture.GAP, 3)
+    shown = [pixels[picture.GAP + 9, picture.GAP + i * side + 9].tolist() for i in range(5)]
+    assert shown == [[0] * 3, [0] * 3, [51] * 3, [255] * 3, [255] * 3]
+
+
+def test_without_captions_tiles_stand_closer(tmp_path):
+    images = np.zeros((3, 2, 2, 3), np.uint8)
+    picture.grid(tmp_path / "without.png", images, columns=1)
+    picture.grid(tmp_path / "with.png", images, ["a", "b", "c"], columns=1)
+    heights = [len(read(tmp_path / name)) for name in ("with.png", "without.png")]
+    assert heights[0] - heights[1] == 3 * picture.CAPTION
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (2, 4, 4), (2, 4, 4, 2)])
+def test_what_is_no_image_is_refused(tmp_path, shape):
+    with pytest.raises(ValueError, match=r"images has shape .* expected \(N, H, W, C\)"):
+        picture.grid(tmp_path / "it.png", np.zeros(shape, np.uint8))
+
+
+def test_integers_other_than_bytes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="images are int64, expected uint8 or floats"):
+        picture.grid(tmp_path / "it.png", np.zeros((1, 4, 4, 1), np.int64))
+
+
+@pytest.mark.parametrize("name", ["captions", "marked"])
+def test_a_caption_or_mark_too_few_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name} has 1 entries, expected 2"):
+        picture.grid(tmp_path / "it.png", np.zeros((2, 4, 4, 1), np.uint8), **{name: [""]})
