@@ -204,6 +204,13 @@ def test_the_networks_are_those_that_the_recipe_names():
     assert mnist.PLANS["cnn"].model.shapes(image)[0]["out"]["kernel"].shape[1] == 10
 
 
+def test_images_without_a_rim_keep_their_size():
+    model = mnist.PLANS["cnn-more"].model
+    for side, left in ((28, 4), (8, 2)):  # 14 to 12 to 6 to 4, and 4 to 4 to 2 to 2
+        image = jax.ShapeDtypeStruct((1, side, side, 1), np.uint8)
+        assert model.shapes(image)[0]["dense"]["kernel"].shape == (left * left * 40, 80)
+
+
 def test_views_are_what_the_plan_moves_images_by():
     images = np.arange(2 * 6 * 6, dtype=np.uint8).reshape(2, 6, 6, 1)
     seen = []
