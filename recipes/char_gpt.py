@@ -110,15 +110,16 @@ def main(settings: Settings) -> float:
     nano, check = settings.nano, settings.check
     folder = settings.folder or Path("runs/char_gpt" + "-nano" * nano + "-check" * check)
     name, text = fn.data.first_of(*["tiny_shakespeare"] * (not check), "python_docs")
-    ids, alphabet = fn.data.characters(text[: 200_000 if check else None])
+    ids, alphabet = fn.data.characters(text[: 60_000 if check else None])
     train, test = np.split(ids, [9 * len(ids) // 10])  # as nanoGPT does
     if settings.holdout:
         train, test = train[: -settings.holdout], train[-settings.holdout :]
     length, size, steps = (64, 12, 2000) if nano else (128, 16, 850)
     steps = settings.steps or (60 if check else steps)
-    shape: dict[str, Any] = {"vocab": len(alphabet), "width": 32 if check else 96, "depth": 4}
+    width, depth = (32, 2) if check else (128 if nano else 96, 4)
+    shape: dict[str, Any] = {"vocab": len(alphabet), "width": width, "depth": depth}
     if nano:
-        shape |= {"width": 128, "heads": 4, "context": length}
+        shape |= {"heads": 4, "context": length}
     layer, optimizer = (fn.models.gpt, adam(steps)) if nano else (decoder, muon(steps))
     model = fn.Model(layer, **shape)
 
@@ -132,7 +133,7 @@ def main(settings: Settings) -> float:
     loss = fn.evaluate(objective, run, fn.data.windows(test, length), batch_size=64)["loss"]
     what = "held-out training" if settings.holdout else "validation"
     print(f"{name}: {loss:.4f} nats a character of the {what} text")
-    room, start = length if nano else 512, jnp.zeros((4, 1), jnp.int32)
+    room, start = length if nano or check else 512, jnp.zeros((4, 1), jnp.int32)
     how: Any = {"key": jax.random.key(settings.seed), "temperature": settings.temperature}
     writer = fn.Model(layer, **shape, cache=room)
     rows = np.asarray(fn.models.generate(writer, run.params, start, room - 1, **how))

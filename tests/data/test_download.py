@@ -145,7 +145,7 @@ def test_downloaded_mnist_is_read(monkeypatch, server, tmp_path, name):
 def test_offline_cifar10_beside_files_of_another_kind(monkeypatch, tmp_path):
     monkeypatch.setenv("FUNNET_DATA", str(tmp_path))
     (tmp_path / "cifar10").mkdir()
-    (tmp_path / "cifar10/train.npz").write_bytes(b"another format")
+    (tmp_path / "cifar10/images.npy").write_bytes(b"another format")
     closed = closed_url()
     source = replace(sources.SOURCES["cifar10"], mirrors=(closed,))
     monkeypatch.setitem(sources.SOURCES, "cifar10", source)
