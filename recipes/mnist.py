@@ -108,7 +108,7 @@ def guess(plan: Plan, run: fn.Run, images: np.ndarray) -> np.ndarray:
     moves = {(0, 0), (d, 0), (-d, 0), (0, d), (0, -d)}
     wide, (height, width) = np.pad(images, ((0, 0), (d, d), (d, d), (0, 0))), images.shape[1:3]
     moved = [wide[:, d + y : d + y + height, d + x : d + x + width] for y, x in sorted(moves)]
-    return sum(log_softmax(fn.predict(plan.model, run, view), -1) for view in moved).argmax(-1)
+    return np.sum([log_softmax(fn.predict(plan.model, run, x), -1) for x in moved], 0).argmax(-1)
 
 
 def main(settings: Settings) -> float:
