@@ -320,8 +320,7 @@ def test_an_eager_folded_one_is_compiled_once(caplog):
     x, kernel, _ = case.arrays()
     x = np.concatenate([x, x, x])  # of a shape that no other test has
     with jax.log_compiles():
-        for _ in range(2):
-            before = len(caplog.records)
+        for _ in range(3):
             jax.block_until_ready(case.of(convolution)(x, kernel))
-    assert before > 0
-    assert len(caplog.records) == before
+    compiled = [r.message for r in caplog.records if "XLA compilation of jit(bound)" in r.message]
+    assert len(compiled) <= 1, compiled
