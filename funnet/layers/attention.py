@@ -114,7 +114,7 @@ def attention(
 @layer
 def weights(p: Scope, q: jax.Array, k: jax.Array, view: ops.View) -> jax.Array:
     """What `attention` weighs values by, computed beside it where it is tapped."""
-    return ops.attention_weights(q, k, view)
+    return ops.attention_weights(q, k, view).astype(q.dtype)
 
 
 def _settled(x, context, heads, kv_heads, causal, window, rotary, cache) -> int:

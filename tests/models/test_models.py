@@ -154,8 +154,8 @@ def test_every_parameter_learns(name):
 def test_each_is_short():
     for name, function in vars(models).items():
         if inspect.isfunction(function):
-            body = inspect.getsource(inspect.unwrap(function))
-            assert len(body.splitlines()) < 60, name
+            body = inspect.getsource(inspect.unwrap(function)).splitlines()
+            assert len(body) - len((function.__doc__ or "").splitlines()) < 40, name
 
 
 def test_padding_changes_nothing():
