@@ -10,17 +10,18 @@ Without CIFAR-10 (see the message for where it is looked for) it trains on sciki
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
 
 import funnet as fn
-from funnet.picture import grid
+from funnet.picture import predictions
 
 CLASSES = ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PRESETS = {"minutes5": ((32, 96, 128), 4.0), "minutes10": ((48, 128, 192), 5.0)}
@@ -57,7 +58,8 @@ def net(
     Images may be of any size: the net is trained on crops, and sees whole images when it is tested.
     """
     features = 8 * images.shape[-1]  # two for each number in a patch
-    x = fn.conv(p["white"], scaled(images), features, 2, padding="valid", kernel_init=white)
+    x = scaled(images)
+    x = fn.conv(p["white"], x, features, 2, padding="valid", bias=False, kernel_init=white)
     x = fn.gelu(x)
     for i, width in enumerate(widths, 1):
         x = group(p[f"group{i}"], x, width)
@@ -69,54 +71,38 @@ def scaled(images: jax.Array) -> jax.Array:
     return fn.normalise(images, mean=0.47, std=0.25)
 
 
-def muon(steps: int, rate: float) -> fn.optim.Optimizer:
+def optimizer(steps: int, rate: float) -> fn.optim.Optimizer:
     """Muon for the kernels of convolutions, Adam for the rest; the first layer stays as it is.
 
-    The rate climbs for a fifth of the steps, then falls to nothing.
+    The rates climb for a fifth of the steps, then fall to nothing.
     """
 
     def triangle(peak: float) -> optax.Schedule:
-        up = max(steps // 5, 1)
-        slopes = [
-            optax.linear_schedule(peak / 5, peak, up),
-            optax.linear_schedule(peak, 0, steps - up),
-        ]
-        return optax.join_schedules(slopes, [up])
+        parts = [(peak / 5, peak, max(steps // 5, 1)), (peak, 0, steps - max(steps // 5, 1))]
+        return optax.join_schedules([optax.linear_schedule(*p) for p in parts], [parts[0][2]])
 
-    def matrices(params: Any) -> Any:
-        """A kernel is one matrix: what an output channel sums over, and the output channels."""
-        numbers = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
-        return jax.tree.map(lambda x: numbers if x.ndim == 4 else None, params)
-
-    optimizer = optax.contrib.muon(
-        triangle(rate),
-        beta=0.6,
-        weight_decay=0.05,
-        muon_weight_dimension_numbers=matrices,
-        adam_learning_rate=triangle(rate / 10),
-        adam_b1=0.85,
-        adam_b2=0.95,
-    )
-    return fn.optim.freeze(optimizer, "white.*")
+    kernels = fn.optim.muon(triangle(rate), momentum=0.6, weight_decay=0.05)
+    rest = optax.adam(triangle(0.02), b1=0.85, b2=0.95)
+    parts = fn.optim.groups({"group*.kernel": kernels, "*": rest})
+    return fn.optim.freeze(parts, "white.*")
 
 
-def draw(path: Path, test: dict[str, Any], guesses: np.ndarray, names: Sequence[str]) -> None:
-    """A picture of the first test images, the mistakes among them framed."""
-    label, guess = test["label"][:120], guesses[:120]
-    pairs = zip(guess, label, strict=True)
-    texts = [names[g] if g == y else f"{names[g]}!" for g, y in pairs]
-    title = "Predictions for the first test images, mistakes framed"
-    grid(path, test["image"][:120], texts, guess != label, title=title)
+def by_epoch(step: Callable[..., Any], steps: int) -> Callable[..., Any]:
+    """A training step whose batches also say in which epoch, of so many steps, they are seen."""
+
+    def told(run: fn.Run, batch: dict[str, Any]) -> tuple[fn.Run, dict[str, Any]]:
+        return step(run, {**batch, "epoch": jnp.full_like(batch["id"], run.step // steps)})
+
+    return told
 
 
 def main(settings: Settings) -> float:
     """Trains, tests, saves and draws; returns the accuracy."""
     if settings.cache is not None:
         fn.cache_compilations(settings.cache)
-    folder = settings.folder or Path(
-        f"runs/cifar10-{'check' if settings.check else settings.preset}"
-    )
-    name, (train, test) = fn.data.first_of(*([] if settings.check else ["cifar10"]), "digits")
+    folder = settings.folder or Path(f"runs/cifar10-{settings.preset}{'-check' * settings.check}")
+    sets = ["digits"] if settings.check else ["cifar10", "digits"]
+    name, (train, test) = fn.data.first_of(*sets)
     photos, caveat = name == "cifar10", fn.data.caveat(name)
     if settings.holdout:
         train, test = fn.data.hold_out(train, settings.holdout)
@@ -129,21 +115,23 @@ def main(settings: Settings) -> float:
     white = fn.initializers.whitening(scaled(train["image"][:5000]))
     model = fn.Model(fn.mixed(net) if fast else net, widths=widths, white=white)
     vary = fn.data.augment
-    augment = vary.chain(vary.crop(28), vary.flip()) if photos else vary.shift(1)
+    augment = vary.chain(vary.crop(28), vary.alternating_flip()) if photos else vary.shift(1)
     objective = fn.classification(model, augment=augment, label_smoothing=0.2)
-    optimizer = muon(steps, settings.learning_rate)
-    run = fn.Run.start(model, optimizer, train["image"][:1], seed=settings.seed)
+    muon = optimizer(steps, settings.learning_rate)
+    run = fn.Run.start(model, muon, train["image"][:1], seed=settings.seed)
     # In parts, activations stay in a CPU's caches: two thirds of the time.
-    step = fn.train_step(objective, optimizer, accumulate=1 if fast or not photos else 5)
+    step = fn.train_step(objective, muon, accumulate=1 if fast or not photos else 5)
+    step = by_epoch(step, batches.steps(1))
     run = fn.fit(step, run, batches, steps=steps, folder=folder, settings=settings)
 
     views = [test["image"], test["image"][:, :, ::-1]] if photos else [test["image"]]
-    logits = sum(fn.predict(model, run, view, batch_size=100) for view in views)
-    guesses = logits.argmax(axis=-1)
+    logits = [fn.predict(model, run, view, batch_size=100) for view in views]
+    guesses = np.sum(logits, axis=0).argmax(axis=-1)
     accuracy = float((guesses == test["label"]).mean())
     what = "held-out training" if settings.holdout else "test"
     print(f"{name} {what} accuracy: {accuracy:.2%}" + f" ({caveat})" * bool(caveat))
-    draw(folder / "predictions.png", test, guesses, CLASSES if photos else "0123456789")
+    names = CLASSES if photos else None
+    predictions(folder / "predictions.png", test["image"], test["label"], guesses, names=names)
     print(f"{folder}/report.html shows how it went, predictions.png what it sees")
     if settings.check:
         fn.claim("accuracy on digits, %", 100 * accuracy, at_least=90)

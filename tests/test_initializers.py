@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import funnet as fn
 from funnet import initializers
 
 DENSE = (300, 200)
@@ -191,3 +192,57 @@ def same_spread(ours, theirs):
     ours, theirs = np.asarray(ours, np.float64).ravel(), theirs.numpy().ravel()
     assert scipy.stats.ks_2samp(ours, theirs).pvalue > 1e-4
     assert abs(ours.std() / theirs.std() - 1) < 5 / np.sqrt(ours.size)
+
+
+# Whitening
+
+
+def noise(window=(2, 2), channels=3, seed=0):
+    """Correlated images of as many axes as the window has."""
+    rng = np.random.default_rng(seed)
+    smooth = rng.normal(size=(60, *[14] * len(window), channels)).cumsum(axis=1)
+    return (smooth @ rng.normal(size=(channels, channels)) + 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("window", [(2, 2), (3, 2), (4,), (2, 2, 2)])
+def test_whitened_patches_have_the_identity_as_covariance(window):
+    images, size = noise(window), 3 * int(np.prod(window))
+    kernel = initializers.whitening(images, eps=0.0)(jax.random.key(0), (*window, 3, 2 * size))
+    layer = fn.Model(fn.conv, features=2 * size, kernel_size=window, padding="valid", bias=False)
+    y = np.asarray(layer({"kernel": kernel}, images), np.float64).reshape(-1, 2 * size)
+    np.testing.assert_allclose(np.cov(y[:, :size].T), np.eye(size), atol=2e-3)
+    np.testing.assert_array_equal(kernel[..., size:], -kernel[..., :size])
+
+
+def test_the_greatest_variance_comes_first_and_small_ones_are_damped():
+    images = noise()
+    init = initializers.whitening(images, eps=0.5)
+    kernel = np.asarray(init(None, (2, 2, 3, 8)), np.float64)[..., :4].reshape(12, 4)
+    patches = np.stack(
+        [images[:, i : i + 13, j : j + 13] for i in range(2) for j in range(2)], axis=3
+    ).reshape(-1, 12)
+    own = np.linalg.svd(patches - patches.mean(0), full_matrices=False)[1][:4] ** 2
+    own /= len(patches) - 1
+    np.testing.assert_allclose(np.linalg.norm(kernel, axis=0), (own + 0.5) ** -0.5, rtol=1e-4)
+    np.testing.assert_allclose(np.var(patches @ kernel, axis=0), own / (own + 0.5), rtol=1e-3)
+    assert init(None, (2, 2, 3, 8), jnp.bfloat16).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 2, 3, 7), "features is 7, expected an even number up to 24"),
+        ((2, 2, 3, 26), "features is 26, expected an even number up to 24"),
+        ((2, 2, 1, 2), r"\(2, 2, 1, 2\) does not fit the images of shape \(60, 14, 14, 3\)"),
+        ((15, 2, 3, 2), "does not fit the images"),
+        ((2, 3, 2), "does not fit the images"),
+    ],
+)
+def test_whitening_refuses_what_does_not_fit(shape, message):
+    with pytest.raises(ValueError, match=message):
+        initializers.whitening(noise())(None, shape)
+
+
+def test_whitening_refuses_bytes():
+    with pytest.raises(TypeError, match=r"floating dtype, got uint8; give what"):
+        initializers.whitening(np.zeros((2, 4, 4, 3), np.uint8))

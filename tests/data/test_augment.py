@@ -207,6 +207,24 @@ def test_an_image_may_go_wholly(key):
 
 
 @quick
+def test_alternating_flip_shows_both_sides_in_turn(key):
+    batch = draw(1000)
+    flips = jax.jit(augment.alternating_flip(seed=3))
+    seen = [
+        np.asarray(flips(k, {**batch, "epoch": np.full(1000, epoch)})["image"])
+        for epoch, k in enumerate(jax.random.split(key, 4))
+    ]
+    x = batch["image"]
+    turned = np.array([(y == x[:, :, ::-1]).all(axis=(1, 2, 3)) for y in seen])
+    assert (turned ^ np.array([(y == x).all(axis=(1, 2, 3)) for y in seen])).all()
+    assert (turned[0] == turned[2]).all()
+    assert (turned[1] == ~turned[0]).all()
+    assert (turned[3] == ~turned[0]).all()
+    assert scipy.stats.binomtest(int(turned[0].sum()), 1000).pvalue > 1e-3
+    part = flips(key, {k: v[5:9] for k, v in {**batch, "epoch": np.full(1000, 0)}.items()})
+    np.testing.assert_array_equal(part["image"], seen[0][5:9])
+
+
 def test_flip_mirrors_half_of_the_images(key):
     batches = in_all_dtypes(1000, (3, 4, 2))
     for dtype, batch in compiled(augment.flip())(key, batches).items():
@@ -368,6 +386,7 @@ def test_settings_refused(make, message):
     [
         (augment.crop(7, 5, padding=1), {}, r"7 x 5 is larger than .* 4 x 5.* write padding=2"),
         (augment.crop(4, 6), {}, r"4 x 6 is larger than .*: write padding=1, or crop less"),
+        (augment.alternating_flip(), {}, r'no "epoch", the epoch .*: add int32 \(2,\) beside id'),
         (augment.flip(), {"id": None}, r'no "id", .* draws: add int32 \(2,\) beside im'),
         (augment.flip(), {"id": np.ones(2)}, "id must be integers, got float64"),
         (augment.flip(), {"id": np.ones(3, int)}, r"id has shape \(3,\), expected \(2,\)"),
