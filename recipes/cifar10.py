@@ -4,7 +4,10 @@
     python -m recipes.cifar10 --preset minutes10     # wider and longer: about ten
     python -m recipes.cifar10 --check                # seconds, on scikit-learn's digits
 
-Claims: CLAIMS
+Claims on CIFAR-10's test set, of seed 0 alone, in CPU seconds of one x86 server core (imports,
+decoding of the images, compilation and test included): 83.0 % (its pixels went through JPEG) in
+330 s, and with minutes10 84.9 % (its pixels went through JPEG) in 563 s. Settings were chosen on
+5,000 held-out training images, in runs of one epoch.
 
 Without CIFAR-10 (see the message for where it is looked for) it trains on scikit-learn's digits.
 """
@@ -23,8 +26,8 @@ import tyro
 import funnet as fn
 from funnet.picture import predictions
 
-CLASSES = ("airplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-PRESETS = {"minutes5": ((24, 64, 128), 4.0), "minutes10": ((32, 96, 128), 5.5)}  # widths, epochs
+CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PRESETS = {"minutes5": ((24, 64, 128), 3.75), "minutes10": ((32, 96, 128), 6.0)}  # widths, epochs
 
 
 @dataclasses.dataclass
@@ -32,7 +35,7 @@ class Settings:
     """What to train, on what, and for how long."""
 
     preset: Literal["minutes5", "minutes10"] = "minutes5"
-    epochs: float | None = None  # by default the preset's, and 15 for digits
+    epochs: float | None = None  # by default the preset's, and 10 for digits
     learning_rate: float = 0.3
     seed: int = 0
     folder: Path | None = None  # by default runs/cifar10-minutes5, and so on
@@ -81,8 +84,8 @@ def optimizer(steps: int, rate: float) -> fn.optim.Optimizer:
         parts = [(peak / 5, peak, max(steps // 5, 1)), (peak, 0, steps - max(steps // 5, 1))]
         return optax.join_schedules([optax.linear_schedule(*p) for p in parts], [parts[0][2]])
 
-    kernels = fn.optim.muon(triangle(rate), momentum=0.6, weight_decay=0.05)
-    rest = optax.adam(triangle(0.02), b1=0.85, b2=0.95)
+    kernels = fn.optim.muon(triangle(rate), momentum=0.6, iterations=3, weight_decay=0.05)
+    rest = optax.adam(triangle(0.01), b1=0.85, b2=0.95)
     parts = fn.optim.groups({"group*.kernel": kernels, "*": rest})
     return fn.optim.freeze(parts, "white.*")
 
@@ -116,7 +119,7 @@ def main(settings: Settings) -> float:
     model = fn.Model(fn.mixed(net) if fast else net, widths=widths, white=white)
     vary = fn.data.augment
     augment = vary.chain(vary.crop(28), vary.alternating_flip()) if photos else vary.shift(1)
-    objective = fn.classification(model, augment=augment, label_smoothing=0.2)
+    objective = fn.classification(model, augment=augment, label_smoothing=0.1)
     muon = optimizer(steps, settings.learning_rate)
     run = fn.Run.start(model, muon, train["image"][:1], seed=settings.seed)
     # In parts, activations stay in a CPU's caches: two thirds of the time.
