@@ -4,7 +4,9 @@
 
 A thousand carts are pushed left or right at once, each with a pole to keep upright. They live in
 `run.state`, so one pure step plays, judges what was done and improves the policy; and a training
-that is cut goes on with every cart where it stood. CLAIM
+that is cut goes on with every cart where it stood.
+
+CLAIM
 """
 
 import dataclasses
@@ -22,7 +24,10 @@ from funnet.reports.reading import read
 
 LIMIT, TRACK, LEAN, TICK = 500, 2.4, np.deg2rad(12), 0.02  # turns, metres, radians, seconds
 TURNS, EPOCHS, PARTS = 32, 4, 8  # of each game before an update; over these turns; of each epoch
-DISCOUNT, TRACE, CLIP, DOUBT = 0.99, 0.95, 0.2, 0.01
+
+# What a network says of bodies: the logit of a push to the right, and the worth of what will come.
+MODEL = fn.Model(fn.models.mlp, widths=(64, 64, 2))
+OPTIMIZER = optax.adam(optax.exponential_decay(2e-3, 10 * EPOCHS * PARTS, 0.5))
 
 
 @dataclasses.dataclass
@@ -39,26 +44,17 @@ class Settings:
 
 def begun(key: jax.Array, games: int) -> tuple[jax.Array, jax.Array]:
     """New games: bodies (N, 4), almost upright and at rest, and turns so far (N,)."""
-    body = jax.random.uniform(key, (games, 4), minval=-0.05, maxval=0.05)
-    return body, jnp.zeros(games, jnp.int32)
+    return jax.random.uniform(key, (games, 4), minval=-0.05, maxval=0.05), jnp.zeros(games, int)
 
 
 def moved(body: jax.Array, right: jax.Array) -> jax.Array:
-    """Bodies (place and speed of cart, angle and spin of pole) a tick later, by Euler's rule.
-
-    Barto, Sutton and Anderson (1983) without friction: a cart of 1 kg, pushed to the right or left
-    by 10 N, a pole of 0.1 kg and 1 m.
-    """
+    """Bodies a tick later (Barto, Sutton and Anderson 1983, without friction, by Euler's rule)."""
+    # Place and speed of a cart of 1 kg, pushed by 10 N; angle and spin of its pole, 0.1 kg and 1 m.
     _, speed, angle, spin = body.T
     sin, cos, force = jnp.sin(angle), jnp.cos(angle), jnp.where(right, 10.0, -10.0)
     pull = (force + 0.05 * spin**2 * sin) / 1.1
     turn = (9.8 * sin - cos * pull) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
     return body + TICK * jnp.stack([speed, pull - 0.05 * turn * cos / 1.1, spin, turn], -1)
-
-
-# Of a body, the logit of a push to the right, and the worth of what is to come.
-MODEL = fn.Model(fn.models.mlp, widths=(64, 64, 2))
-OPTIMIZER = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3))
 
 
 def played(params: Any, games: Any, key: jax.Array, turns: int) -> tuple[Any, dict[str, jax.Array]]:
@@ -70,11 +66,11 @@ def played(params: Any, games: Any, key: jax.Array, turns: int) -> tuple[Any, di
         right = jax.random.bernoulli(choice, jax.nn.sigmoid(logit))
         after, time = moved(body, right), time + 1
         fell = (jnp.abs(after[:, 0]) > TRACK) | (jnp.abs(after[:, 2]) > LEAN)
-        seen = {"body": body, "right": right, "value": value, "over": fell | (time == LIMIT)}
-        seen["chance"] = -fn.losses.binary_cross_entropy(logit, right)  # its logarithm
+        over, new = fell | (time == LIMIT), begun(anew, len(time))
         # Only a fall is worth nothing: a game that was stopped at the limit could have gone on.
-        seen["following"] = jnp.where(fell, 0.0, MODEL(params, after)[:, 1])
-        new, over = begun(anew, len(time)), seen["over"]
+        following = jnp.where(fell, 0.0, MODEL(params, after)[:, 1])
+        seen = {"body": body, "right": right, "value": value, "following": following, "over": over}
+        seen["chance"] = -fn.losses.binary_cross_entropy(logit, right)  # its logarithm
         return (jnp.where(over[:, None], new[0], after), jnp.where(over, new[1], time)), seen
 
     return jax.lax.scan(turn, games, jax.random.split(key, turns))
@@ -84,36 +80,30 @@ def objective(params: Any, state: Any, batch: Any, /, *, train: bool, key: Any) 
     """The clipped loss of Schulman et al. (2017), the critic's error, and less for doubt."""
     logit, value = MODEL(params, batch["body"]).T
     chance = -fn.losses.binary_cross_entropy(logit, batch["right"])
-    loss = fn.losses.clipped_policy(chance, batch["chance"], batch["advantage"], clip=CLIP)
+    loss = fn.losses.clipped_policy(chance, batch["chance"], batch["advantage"], clip=0.2)
     doubt = fn.losses.binary_cross_entropy(logit, jax.nn.sigmoid(logit))
-    return (loss + fn.losses.mse(value, batch["target"]) - DOUBT * doubt).mean(), (state, {})
+    return (loss + fn.losses.mse(value, batch["target"]) - 0.01 * doubt).mean(), (state, {})
 
 
 def step(run: fn.Run, _: Any) -> tuple[fn.Run, dict[str, jax.Array]]:
     """Plays on, and goes over what happened a few times, by many steps of the usual kind."""
     key, *keys = jax.random.split(run.key(), 1 + EPOCHS)
     games, seen = played(run.params, run.state, key, TURNS)
-    value, over = seen["value"], seen["over"]
-    reward = jnp.full_like(value, 1 - DISCOUNT)  # for each turn, so that values are from 0 to 1
-    gain = fn.advantages(reward, value, seen["following"], over, discount=DISCOUNT, trace=TRACE)
-    seen |= {"target": gain + value, "advantage": (gain - gain.mean()) / gain.std()}
-    orders = [jax.random.permutation(key, over.shape[1]).reshape(PARTS, -1) for key in keys]
-    rows = jnp.concatenate(orders)
-
-    def cut(x: jax.Array) -> jax.Array:  # (turns, games, ...) to (epochs · parts, examples, ...)
-        return x[:, rows].swapaxes(0, 1).reshape(len(rows), -1, *x.shape[2:])
-
-    improve = fn.train_step(objective, OPTIMIZER)
-    after, told = jax.lax.scan(improve, run, jax.tree.map(cut, seen))
+    reward = jnp.full_like(seen["value"], 0.01)  # a turn's, so that values are from 0 to 1
+    gain = fn.advantages(reward, seen["value"], seen["following"], seen["over"])
+    seen |= {"target": gain + seen["value"], "advantage": (gain - gain.mean()) / gain.std()}
+    orders = jnp.stack([jax.random.permutation(key, gain.size) for key in keys])
+    rows = orders.reshape(EPOCHS * PARTS, -1)
+    parts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[rows], seen)
+    after, told = jax.lax.scan(fn.train_step(objective, OPTIMIZER), run, parts)
     after = dataclasses.replace(after, step=run.step + 1, state=games)
     return fn.guarded(run, after, told["loss"]), {"loss": told["loss"].mean()}
 
 
 @jax.jit
-def tested(params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+def tested(run: fn.Run) -> tuple[jax.Array, jax.Array]:
     """1,024 fresh games: the return of each (1024,), and the bodies (500, 1024, 4)."""
-    begin, play = jax.random.split(key)
-    seen = played(params, begun(begin, 1024), play, LIMIT)[1]
+    seen = played(run.params, begun(run.key("fresh"), 1024), run.key("turns"), LIMIT)[1]
     return 1 + seen["over"].argmax(0), seen["body"]
 
 
@@ -126,13 +116,12 @@ def draw(folder: Path, **games: tuple[jax.Array, jax.Array]) -> None:
     curve.plot(found["return"].steps, found["return"].values, marker=".")
     curve.set(xlabel="updates", ylabel="mean return of fresh games", ylim=(0, 510))
     for strip, (name, (returns, bodies)) in zip(strips, games.items(), strict=True):
-        for i, time in enumerate(np.linspace(0, returns[0] - 1, 10).astype(int)):
-            place, _, angle, _ = np.asarray(bodies[time, 0]) + [5 * i, 0, 0, 0]
-            strip.plot([place - 0.4, place + 0.4], [0, 0], color="black", linewidth=7)
-            strip.plot([place, place + np.sin(angle)], [0, np.cos(angle)], linewidth=3)
-            strip.text(5 * i, -0.9, f"{time * TICK:.1f} s", ha="center")
-        strip.set(title=f"{name}: {returns[0]} turns", aspect="equal", ylim=(-1, 1.2))
-        strip.axis("off")
+        times = np.linspace(0, returns[0] - 1, 10).astype(int)
+        x, _, angle, _ = np.asarray(bodies[times, 0]).T + np.outer([3, 0, 0, 0], range(10))
+        strip.plot([x - 0.3, x + 0.3], np.zeros((2, 10)), "black", linewidth=8)
+        strip.plot([x, x + np.sin(angle)], [0 * angle, np.cos(angle)], linewidth=4)
+        strip.set(title=f"{name}: {returns[0]} turns", aspect="equal", ylim=(-0.3, 1.1), yticks=[])
+        strip.set_xticks(range(0, 30, 3), [f"{time * TICK:.1f} s" for time in times])
     figure.savefig(folder / "games.png")
 
 
@@ -141,19 +130,17 @@ def main(settings: Settings) -> float:
     if settings.cache is not None:
         fn.cache_compilations(settings.cache)
     folder = settings.folder or Path("runs/reinforce" + "-check" * settings.check)
-    steps = 12 if settings.check else settings.updates
     first = fn.Run.start(MODEL, OPTIMIZER, jnp.zeros((1, 4)), seed=settings.seed)
     first = dataclasses.replace(first, state=begun(first.key("games"), settings.games))
-    validate = lambda run: {"return": tested(run.params, run.key("validate"))[0].mean()}  # noqa: E731
-    often = {"validate": validate, "validate_every": 2}
-    run = fn.fit(step, first, None, steps=steps, folder=folder, settings=settings, **often)
+    how = {"steps": 12 if settings.check else settings.updates, "validate_every": 2}
+    how["validate"] = lambda run: {"return": tested(run)[0].mean()}
+    run = fn.fit(step, first, None, folder=folder, settings=settings, **how)
 
-    games = tested(run.params, run.key("test"))
-    mean = float(games[0].mean())
-    print(f"mean return of {len(games[0]):,} fresh games: {mean:.1f} of {LIMIT}")
+    mean = float(tested(run)[0].mean())
+    print(f"mean return of 1,024 fresh games: {mean:.1f} of {LIMIT}")
     if settings.check:
         fn.claim("mean return", mean, at_least=100)
-    draw(folder, untrained=tested(first.params, run.key("test")), trained=games)
+    draw(folder, untrained=tested(first), trained=tested(run))
     return mean
 
 

@@ -177,7 +177,10 @@ def normals(rng):
 def choices(rng):
     """Ratios on all sides of what the clip allows, but not at its corners."""
     shape, clip = shape_of(rng), some(rng, [0.1, 0.2, 0.5])
-    ratio = some(rng, [-1, 1]) * clip * (1 + rng.choice([-1, 1], shape) * rng.uniform(0.1, 0.9, shape)) + 1
+    ratio = (
+        some(rng, [-1, 1]) * clip * (1 + rng.choice([-1, 1], shape) * rng.uniform(0.1, 0.9, shape))
+        + 1
+    )
     before = -rng.uniform(0.5, 3, shape)
     arrays = {"log_probabilities": before + np.log(ratio), "before": before}
     return arrays | {"advantages": normal(rng, shape)}, {"clip": clip}
@@ -186,7 +189,7 @@ def choices(rng):
 def clipped_policy(torch, log_probabilities, before, advantages, clip):
     """As Schulman et al. describe it: no gain beyond the clip, though any loss."""
     ratio = log_probabilities.exp() / before.exp()
-    edge = torch.where(advantages > 0, 1 + clip, 1 - clip).to(ratio)
+    edge = 1 + clip * advantages.sign()
     held = torch.where(advantages > 0, ratio > edge, ratio < edge)
     return -averaged(torch.where(held, edge, ratio) * advantages)
 
