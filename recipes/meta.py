@@ -129,11 +129,11 @@ def main(settings: Settings) -> dict[str, float]:
     }
 
     tasks, n = sines(run.key("tasks"), 400, settings.shots + 50), settings.shots
-    held, test = tuple(z[:100] for z in tasks), tuple(z[100:] for z in tasks)
+    held, test = tuple(z[:200] for z in tasks), tuple(z[200:] for z in tasks)
     found = {"MAML": float(errors(run.params, test, n, settings.inner_rate, 10)[-1])}
     print(f"MAML: {found['MAML']:.3f} after 10 steps on {n} points")
     for name, params in nets.items():
-        most = 100 if settings.check else 1000
+        most = 20 if settings.check else 1000
         tried = np.stack([errors(params, held, n, rate, most) for rate in RATES])
         best, at = np.unravel_index(np.nanargmin(tried), tried.shape)  # one too fast ends in NaN
         found[name] = float(errors(params, test, n, RATES[best], most)[at])
