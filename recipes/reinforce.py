@@ -37,7 +37,7 @@ class Settings:
     """How much to play."""
 
     updates: int = 40
-    games: int = 1024  # at once, a multiple of 8
+    games: int = 1024  # at once
     seed: int = 0
     folder: Path | None = None  # by default runs/reinforce
     check: bool = False  # train briefly, and verify a smaller claim
@@ -134,7 +134,7 @@ def main(settings: Settings) -> float:
     folder = settings.folder or Path("runs/reinforce" + "-check" * settings.check)
     first = fn.Run.start(MODEL, OPTIMIZER, jnp.zeros((1, 4)), seed=settings.seed)
     first = dataclasses.replace(first, state=begun(first.key("games"), settings.games))
-    how = {"steps": 12 if settings.check else settings.updates, "validate_every": 2}
+    how: dict[str, Any] = {"steps": 12 if settings.check else settings.updates, "validate_every": 2}
     how["validate"] = lambda run: {"return": tested(run)[0].mean()}
     run = fn.fit(step, first, None, folder=folder, settings=settings, **how)
     mean = float(tested(run)[0].mean())
