@@ -129,8 +129,8 @@ def main(settings: Settings) -> dict[str, float]:
     scratch, _ = MODEL.init(run.key("scratch"), jnp.ones((1, 1)))
     nets = {"MAML": run.params, "pretrained": usual, "from scratch": scratch}
 
-    tasks, n = sines(run.key("tasks"), 400, settings.shots + 50), settings.shots
-    held, test = tuple(z[:200] for z in tasks), tuple(z[200:] for z in tasks)
+    (x, y), n = sines(run.key("tasks"), 400, settings.shots + 50), settings.shots
+    held, test = (x[:200], y[:200]), (x[200:], y[200:])
     found = {"MAML": float(errors(run.params, test, n, settings.inner_rate, 10)[-1])}
     print(f"MAML: {found['MAML']:.3f} after 10 steps on {n} points")
     for name, params in list(nets.items())[1:]:
