@@ -19,6 +19,7 @@ from funnet import losses as losses
 from funnet import metrics as metrics
 from funnet import models as models
 from funnet import optim as optim
+from funnet.advantages import advantages as advantages
 from funnet.claim import claim as claim
 from funnet.host import cache_compilations as cache_compilations
 from funnet.host import tune_host as tune_host

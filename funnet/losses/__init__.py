@@ -32,5 +32,6 @@ from funnet.losses.embeddings import contrastive as contrastive
 from funnet.losses.embeddings import cosine as cosine
 from funnet.losses.embeddings import nt_xent as nt_xent
 from funnet.losses.embeddings import triplet as triplet
+from funnet.losses.policies import clipped_policy as clipped_policy
 from funnet.losses.segments import dice as dice
 from funnet.losses.sequences import ctc as ctc

@@ -171,6 +171,27 @@ def normals(rng):
     return {"mean": normal(rng, shape), "log_var": normal(rng, shape, 1.0)}, {}
 
 
+# Policies.
+
+
+def choices(rng):
+    """Ratios on all sides of what the clip allows, but not at its corners, nor near zero."""
+    shape, clip = shape_of(rng), some(rng, [0.1, 0.2, 0.4])
+    away = clip * (1 + rng.choice([-1, 1], shape) * rng.uniform(0.1, 0.9, shape))
+    ratio = 1 + rng.choice([-1, 1], shape) * away
+    before = -rng.uniform(0.5, 3, shape)
+    arrays = {"log_probabilities": before + np.log(ratio), "before": before}
+    return arrays | {"advantages": normal(rng, shape)}, {"clip": clip}
+
+
+def clipped_policy(torch, log_probabilities, before, advantages, clip):
+    """As Schulman et al. describe it: no gain beyond the clip, though any loss."""
+    ratio = log_probabilities.exp() / before.exp()
+    edge = 1 + clip * advantages.sign()
+    held = torch.where(advantages > 0, ratio > edge, ratio < edge)
+    return -averaged(torch.where(held, edge, ratio) * advantages)
+
+
 # Classes.
 
 
@@ -336,6 +357,7 @@ TABLE = {
         renamed(pair(normal, counts), "log_rate"),
         elementwise("poisson_nll_loss", "log_rate"),
     ),
+    "clipped_policy": Loss(losses.clipped_policy, choices, clipped_policy),
     "gaussian_kl": Loss(losses.gaussian_kl, normals, gaussian_kl),
     "cross_entropy": Loss(
         losses.cross_entropy, labelled(label_smoothing=[0.0, 0.1, 1.0]), of_labels("cross_entropy")
