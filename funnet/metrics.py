@@ -229,7 +229,7 @@ def edit_distance(
     def further(row: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         """The distances (N, L + 1) to each beginning of the labels, one guess later."""
         number, guess = step
-        changed = row[:, :-1] + (guess[:, None] != labels)
+        changed = row[:, :-1] + (guess[:, None] != labels).astype(jnp.int32)
         best = jnp.concatenate([row[:, :1] + 1, jnp.minimum(row[:, 1:] + 1, changed)], axis=1)
         # An insertion adds one a column: the least over all columns before, in one sweep.
         best = jax.lax.cummin(best - columns, axis=1) + columns
