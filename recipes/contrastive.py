@@ -29,7 +29,7 @@ from funnet.picture import grid
 class Settings:
     """How to vary the images, and how long to learn from that."""
 
-    epochs: float | None = None  # by default 2, of the few digits 40
+    epochs: float | None = None  # by default 2, of the few digits 20
     batch: int = 256
     temperature: float = 0.2
     learning_rate: float = 3e-3
@@ -79,13 +79,13 @@ def probe(x: np.ndarray, train: dict, y: np.ndarray, test: dict) -> float:
     mean, std = x.mean(0), x.std(0) + 1e-3
     x, y = (x - mean) / std, (y - mean) / std
     model = fn.Model(fn.dense, features=10)
-    objective = fn.classification(model, input="x")
     batches = fn.data.batches({"x": x, "label": train["label"]}, 256)
     steps = max(batches.steps(10), 500)
     optimizer = optax.adam(optax.linear_schedule(3e-3, 0, steps))
-    step, run = fn.train_step(objective, optimizer), fn.Run.start(model, optimizer, x[:1])
+    step = fn.train_step(fn.classification(model, input="x"), optimizer)
+    run = fn.Run.start(model, optimizer, x[:1])
     run = fn.fit(step, run, batches, steps=steps, progress=False)
-    return fn.evaluate(objective, run, {"x": y, "label": test["label"]})["accuracy"]
+    return float((fn.predict(model, run, y).argmax(-1) == test["label"]).mean())
 
 
 def draw(path: Path, images: np.ndarray, features: np.ndarray, labels: np.ndarray) -> None:
@@ -93,14 +93,11 @@ def draw(path: Path, images: np.ndarray, features: np.ndarray, labels: np.ndarra
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     near = np.argsort(-unit[:12] @ unit.T, axis=1)[:, :12].ravel()
     wrong = labels[near] != np.repeat(labels[:12], 12)
-    texts, title = [str(label) for label in labels[near]], "Left: test images; right: the nearest"
-    grid(
-        path,
-        images[near],
-        texts,
-        wrong,
-        title=f"{title}, by the features' cosine (framed: another digit)",
+    texts = [str(label) for label in labels[near]]
+    title = (
+        "Test images, and right of each the nearest by cosine of the features (framed: other digit)"
     )
+    grid(path, images[near], texts, wrong, title=title)
 
 
 def main(settings: Settings) -> float:
@@ -111,18 +108,17 @@ def main(settings: Settings) -> float:
     name, (train, test) = fn.data.first_of(*["digits"] if settings.check else ["mnist", "digits"])
     if settings.holdout:
         train, test = fn.data.hold_out(train, settings.holdout)
-    few = name == "digits"  # of 8 x 8 pixels
+    if name == "digits":  # few, and of 8 x 8 pixels
+        few = {"degrees": 10.0, "shift": 1, "cutout": 2, "batch": 128}
+        epochs = settings.epochs or (10.0 if settings.check else 20.0)
+        settings = dataclasses.replace(settings, epochs=epochs, **few)
     vary = fn.data.augment
-    augment = vary.chain(
-        vary.rotate(settings.degrees),
-        vary.shift(1 if few else settings.shift),
-        vary.cutout(3 if few else settings.cutout),
-    )
+    views = vary.rotate(settings.degrees), vary.shift(settings.shift), vary.cutout(settings.cutout)
     model = fn.Model(projected)
     batches = fn.data.batches({"image": train["image"]}, settings.batch, seed=settings.seed)
-    steps = batches.steps(settings.epochs or (40 if few else 2))
+    steps = batches.steps(settings.epochs or 2)
     optimizer = optax.adam(optax.cosine_onecycle_schedule(steps, settings.learning_rate))
-    step = fn.train_step(simclr(model, augment, settings.temperature), optimizer)
+    step = fn.train_step(simclr(model, vary.chain(*views), settings.temperature), optimizer)
     start = fn.Run.start(model, optimizer, train["image"][:1], seed=settings.seed)
     run = fn.fit(step, start, batches, steps=steps, folder=folder, settings=settings)
 
@@ -135,9 +131,8 @@ def main(settings: Settings) -> float:
         print(f"{name}, linear classifier of {what}: {found[what]:.2%}")
     draw(folder / "neighbours.png", test["image"], y, test["label"])
     if settings.check:
-        fn.claim(
-            "gain over raw pixels", found["learnt features"] - found["raw pixels"], at_least=0.0
-        )
+        gain = found["learnt features"] - found["features of the untrained network"]
+        fn.claim("what the training adds to the accuracy", gain, at_least=0.02)
     return found["learnt features"]
 
 
