@@ -41,11 +41,15 @@ def ctc_greedy(
     if logits.ndim != 3:
         raise ValueError(f"logits has shape {logits.shape}, expected (N, T, C)")
     blank = checks.count("blank", blank, logits.shape[-1] - 1, least=0)
+    inside = jnp.ones(logits.shape[:2], bool) if lengths is None else steps_of(logits, lengths)
+    return _merged(logits, inside, blank)
+
+
+@jax.jit  # one program, where this is called on its own
+def _merged(logits: jax.Array, inside: jax.Array, blank: int) -> tuple[jax.Array, jax.Array]:
     path = jnp.argmax(logits, axis=-1).astype(jnp.int32)
     before = jnp.pad(path, ((0, 0), (1, 0)), constant_values=blank)[:, :-1]
-    said = (path != blank) & (path != before)
-    if lengths is not None:
-        said &= steps_of(logits, lengths)
+    said = inside & (path != blank) & (path != before)
     order = jnp.argsort(~said, axis=-1, stable=True)
     found = jnp.take_along_axis(jnp.where(said, path, blank), order, axis=-1)
     return found, said.sum(-1, dtype=jnp.int32)

@@ -222,8 +222,14 @@ def edit_distance(
     [3]
     """
     _transcripts(guesses, labels, guess_lengths, label_lengths)
-    guesses, labels = (jnp.asarray(x, jnp.int32) for x in (guesses, labels))
-    last = jnp.asarray(guess_lengths, jnp.int32)
+    given = (guesses, labels, guess_lengths, label_lengths)
+    return _distances(*(jnp.asarray(x, jnp.int32) for x in given))
+
+
+@jax.jit  # one program, where this is called on its own
+def _distances(
+    guesses: jax.Array, labels: jax.Array, last: jax.Array, ends: jax.Array
+) -> jax.Array:
     columns = jnp.arange(labels.shape[1] + 1, dtype=jnp.int32)
 
     def further(row: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
@@ -238,8 +244,7 @@ def edit_distance(
     numbers = jnp.arange(guesses.shape[1], dtype=jnp.int32)
     first = jnp.broadcast_to(columns, (len(labels), len(columns)))
     row, _ = jax.lax.scan(further, first, (numbers, guesses.T))
-    ends = jnp.asarray(label_lengths, jnp.int32)[:, None]
-    return jnp.take_along_axis(row, ends, axis=1)[:, 0]
+    return jnp.take_along_axis(row, ends[:, None], axis=1)[:, 0]
 
 
 def error_rate(

@@ -76,11 +76,11 @@ def simclr(model: fn.Model, augment: Any, temperature: float) -> Any:
 
 def probe(x: np.ndarray, train: dict, y: np.ndarray, test: dict) -> float:
     """The test accuracy of logistic regression on features, x of the training and y of the test."""
-    mean, std = x.mean(0), x.std(0) + 1e-3
+    mean, std = x.mean(0), x.std()
     x, y = (x - mean) / std, (y - mean) / std
     model = fn.Model(fn.dense, features=10)
     batches = fn.data.batches({"x": x, "label": train["label"]}, 256)
-    steps = max(batches.steps(10), 500)
+    steps = max(batches.steps(10), 2000)
     optimizer = optax.adam(optax.linear_schedule(3e-3, 0, steps))
     step = fn.train_step(fn.classification(model, input="x"), optimizer)
     run = fn.Run.start(model, optimizer, x[:1])
@@ -106,12 +106,13 @@ def main(settings: Settings) -> float:
         fn.cache_compilations(settings.cache)
     folder = settings.folder or Path("runs/contrastive" + "-check" * settings.check)
     name, (train, test) = fn.data.first_of(*["digits"] if settings.check else ["mnist", "digits"])
+    if settings.check:
+        settings = dataclasses.replace(settings, epochs=10, holdout=settings.holdout or 300)
     if settings.holdout:
         train, test = fn.data.hold_out(train, settings.holdout)
     if name == "digits":  # few, and of 8 x 8 pixels
         few = {"degrees": 10.0, "shift": 1, "cutout": 2, "batch": 128}
-        epochs = settings.epochs or (10.0 if settings.check else 20.0)
-        settings = dataclasses.replace(settings, epochs=epochs, **few)
+        settings = dataclasses.replace(settings, epochs=settings.epochs or 20, **few)
     vary = fn.data.augment
     views = vary.rotate(settings.degrees), vary.shift(settings.shift), vary.cutout(settings.cutout)
     model = fn.Model(projected)
@@ -132,7 +133,7 @@ def main(settings: Settings) -> float:
     draw(folder / "neighbours.png", test["image"], y, test["label"])
     if settings.check:
         gain = found["learnt features"] - found["features of the untrained network"]
-        fn.claim("what the training adds to the accuracy", gain, at_least=0.02)
+        fn.claim("what the training adds to the accuracy", gain, at_least=0.03)
     return found["learnt features"]
 
 

@@ -11,6 +11,7 @@ Claim: @@
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -82,6 +83,7 @@ def say(drawn: jax.Array, voices: range, words: int) -> dict[str, jax.Array]:
     return {"sound": sound, "label": digits + 1, "count": count}
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def utterances(key: jax.Array, voices: range, number: int, words: int) -> dict[str, jax.Array]:
     """So many utterances, each by one of the voices."""
     samples = (19 + 56 * words) * HOP + WINDOW
@@ -127,8 +129,7 @@ def main(settings: Settings) -> float:
         return learn(run, utterances(run.key("say"), range(settings.voices), 32, settings.words))
 
     others = range(400, 600) if settings.holdout else range(200, 400)
-    speak = jax.jit(utterances, static_argnums=(1, 2, 3))
-    test = jax.device_get(speak(jax.random.key(1), others, 500, settings.words))
+    test = jax.device_get(utterances(jax.random.key(1), others, 500, settings.words))
     run = fn.Run.start(model, optimizer, test["sound"][:1], seed=settings.seed)
     run = fn.fit(step, run, None, steps=settings.steps, folder=folder, settings=settings)
 

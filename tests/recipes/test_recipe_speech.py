@@ -1,7 +1,6 @@
-"""The speech recipe: single words are understood, files are left, the synthesiser obeys its table."""
+"""The speech recipe: words are understood, files are left, the synthesiser obeys its table."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,8 +8,8 @@ from PIL import Image
 import funnet as fn
 from recipes import speech
 
-SAMPLES = 75 * speech.HOP + speech.WINDOW - speech.HOP  # of one word
-SIZES = [1, 1, 1, 8, 2 * SAMPLES]
+SAMPLES = 75 * speech.HOP + speech.WINDOW  # of one word
+SIZES = [1, 1, 1, 8, 2 * SAMPLES]  # who, how many, which, how long, noise
 VOICE = 3
 
 
@@ -45,24 +44,14 @@ def test_a_second_run_is_finished_with_the_same_result(trained, folder):
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-def test_what_is_not_learnt_is_not_claimed(monkeypatch, tmp_path):
-    wrong = fn.metrics.Mean(np.int64(9), np.int64(10))
-    monkeypatch.setattr(fn.metrics, "error_rate", lambda *given: wrong)
-    monkeypatch.setattr(
-        fn, "fit", lambda step, run, *more, **how: tmp_path.mkdir(exist_ok=True) or run
-    )
-    with pytest.raises(AssertionError, match=r"single words: 0\.9, claimed at most 0\.3"):
-        speech.main(speech.Settings(check=True, folder=tmp_path))
-
-
 # The synthesiser
 
 
 def spoken(digit, seed=0, voice=VOICE):
     """One word by one voice: what `say` gives for numbers that are drawn but for the digit."""
     drawn = np.random.default_rng(seed).random(sum(SIZES), np.float32)
-    drawn[2] = (digit + 0.5) / 10
-    return SAY(drawn, range(voice, voice + 1), 1)
+    drawn[0], drawn[2] = (voice + 0.5) / 600, (digit + 0.5) / 10
+    return SAY(drawn, range(600), 1)
 
 
 SAY = jax.jit(speech.say, static_argnums=(1, 2))
@@ -121,25 +110,19 @@ def test_six_hisses_and_one_does_not():
 
 
 def test_as_many_words_are_said_as_are_counted():
-    made = jax.jit(speech.utterances, static_argnums=(1, 2, 3))(
-        jax.random.key(5), range(200), 200, 3
-    )
+    made = speech.utterances(jax.random.key(5), range(200), 200, 3)
     assert made["sound"].shape == (200, (19 + 56 * 3) * speech.HOP + speech.WINDOW)
     assert set(made["count"].tolist()) == {1, 2, 3}
     assert set(made["label"].ravel().tolist()) == set(range(1, 11))
     # The sound ends, and with it all but the noise, the later the more words there are.
-    energy = jnp.square(made["sound"]).reshape(200, -1, 76)
-    level = energy[:, -20:].mean((1, 2), keepdims=True)
-    ends = [
-        (e.mean(-1) > 4 * n.ravel()).nonzero()[0].max() for e, n in zip(energy, level, strict=True)
-    ]
-    means = [np.mean(np.asarray(ends)[np.asarray(made["count"]) == n]) for n in (1, 2, 3)]
+    energy = np.square(np.asarray(made["sound"])).reshape(200, 317, 48).mean(-1)
+    noise = energy[:, -20:].mean(1, keepdims=True)
+    ends = np.asarray([np.flatnonzero(loud).max() for loud in energy > 4 * noise])
+    means = [ends[np.asarray(made["count"]) == n].mean() for n in (1, 2, 3)]
     assert means[0] < 0.7 * means[1] < 0.7 * means[2]
 
 
-def test_voices_that_are_tested_are_heard_nowhere_else():
-    drawn = jax.random.uniform(jax.random.key(0), (4, sum(SIZES)))
-    with_some = jax.vmap(lambda each: speech.say(each, range(200), 1)["sound"])(drawn)
-    with_others = jax.vmap(lambda each: speech.say(each, range(200, 400), 1)["sound"])(drawn)
-    assert (jnp.abs(with_some - with_others).max(-1) > 0.01).all()
+def test_no_two_voices_are_the_same():
     assert len(np.unique(speech.VOICES, axis=0)) == 600
+    a, b = (spoken(5, voice=voice)["sound"] for voice in (0, 200))
+    assert np.abs(a - b).max() > 0.01
