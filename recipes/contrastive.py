@@ -130,7 +130,7 @@ def main(settings: Settings) -> float:
     for what, (x, y) in seen.items():
         found[what] = probe(x, train, y, test)
         print(f"{name}, linear classifier of {what}: {found[what]:.2%}")
-    draw(folder / "neighbours.png", test["image"], y, test["label"])
+    draw(folder / "neighbours.png", test["image"], seen["learnt features"][1], test["label"])
     if settings.check:
         gain = found["learnt features"] - found["features of the untrained network"]
         fn.claim("what the training adds to the accuracy", gain, at_least=0.03)

@@ -107,11 +107,12 @@ def draw(folder: Path, sound: np.ndarray, title: str) -> None:
     from matplotlib.figure import Figure
 
     fn.data.write_wav(folder / "utterance.wav", sound / np.abs(sound).max(), RATE)
-    picture = fn.log_mel(sound[None], RATE, window=WINDOW, hop=HOP)[0].T
-    axes = Figure(figsize=(9, 3), layout="constrained").subplots()
+    picture = fn.log_mel(jnp.asarray(sound[None]), RATE, window=WINDOW, hop=HOP)[0].T
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    axes = figure.subplots()
     axes.imshow(picture, origin="lower", aspect="auto", extent=(0, len(sound) / RATE, 0, 40))
     axes.set(title=title, xlabel="seconds", ylabel="mel band")
-    axes.figure.savefig(folder / "utterance.png", dpi=150)
+    figure.savefig(folder / "utterance.png", dpi=150)
 
 
 def main(settings: Settings) -> float:

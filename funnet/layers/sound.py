@@ -69,8 +69,8 @@ def mel_filters(rate: float, window: int, mels: int, low: float, high: float) ->
         raise ValueError(
             f"low is {low} and high is {high}, expected 0 <= low < high <= rate / 2 = {rate / 2}"
         )
-    ends = 2595 * np.log10(1 + np.array([low, high]) / 700)
-    edges = 700 * (10 ** (np.linspace(*ends, mels + 2) / 2595) - 1)  # in Hz
+    lowest, highest = (2595 * np.log10(1 + hertz / 700) for hertz in (low, high))
+    edges = 700 * (10 ** (np.linspace(lowest, highest, mels + 2) / 2595) - 1)  # in Hz
     frequency = np.arange(window // 2 + 1) * rate / window
     rising = (frequency - edges[:-2, None]) / np.diff(edges)[:-1, None]
     falling = (edges[2:, None] - frequency) / np.diff(edges)[1:, None]
