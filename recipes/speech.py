@@ -7,7 +7,9 @@ Nobody says where a word begins in one to five of them. The speaker is on this p
 hiss, shaped by a throat's resonances (formants) that glide from sound to sound. Voices differ in
 pitch, throat, accent, speed, breath and noise. All is drawn anew at each step, on the device.
 
-Claim: @@
+Claim: of 500 utterances by 200 synthetic voices that were not trained with, 0.19 % of the words are
+wrong (mean of seeds 0 to 2; the most 0.28 %), after 86 CPU seconds of one x86 server core,
+compilation and imports included. The settings were chosen by `--holdout`, on 200 other voices.
 """
 
 import dataclasses

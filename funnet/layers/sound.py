@@ -47,7 +47,7 @@ def log_mel(
     al., "The HTK Book".
 
     >>> log_mel(jnp.zeros((2, 8000)), 8000, floor=1.0).shape
-    (2, 98, 40)
+    (2, 97, 40)
     """
     positive("floor", floor)
     filters = mel_filters(rate, window, mels, low, rate / 2 if high is None else high)

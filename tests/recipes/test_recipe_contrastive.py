@@ -22,7 +22,7 @@ def trained(folder):
 
 
 def test_the_features_tell_digits_apart(trained):
-    assert trained[1] > 0.88
+    assert trained[1] > 0.8  # from 100 labels
 
 
 def test_the_folder_has_a_picture_of_neighbours(trained, folder):
