@@ -21,6 +21,7 @@ from funnet import models as models
 from funnet import optim as optim
 from funnet.advantages import advantages as advantages
 from funnet.claim import claim as claim
+from funnet.decode import ctc_greedy as ctc_greedy
 from funnet.host import cache_compilations as cache_compilations
 from funnet.host import tune_host as tune_host
 from funnet.layers.attention import attention as attention
@@ -63,10 +64,13 @@ from funnet.layers.recurrent_lifts import stacked as stacked
 from funnet.layers.reparametrise import spectral_norm as spectral_norm
 from funnet.layers.reparametrise import weight_norm as weight_norm
 from funnet.layers.sequence import sequence_mask as sequence_mask
+from funnet.layers.sound import log_mel as log_mel
 from funnet.lift import remat as remat
 from funnet.lift import repeat as repeat
 from funnet.mixed import mixed as mixed
 from funnet.model import Model as Model
+from funnet.ops.fourier import istft as istft
+from funnet.ops.fourier import stft as stft
 from funnet.profiling.profile import profile as profile
 from funnet.reports.tensorboard import tensorboard as tensorboard
 from funnet.scope import Scope as Scope
@@ -82,6 +86,7 @@ from funnet.train.evaluate import predict as predict
 from funnet.train.fit import fit as fit
 from funnet.train.objective import classification as classification
 from funnet.train.objective import regression as regression
+from funnet.train.objective import transcription as transcription
 from funnet.train.report import report as report
 from funnet.train.run import Run as Run
 from funnet.train.step import guarded as guarded

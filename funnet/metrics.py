@@ -198,6 +198,110 @@ def confusion_matrix(logits: ArrayLike, labels: ArrayLike, weight: ArrayLike | N
     return Sum(empty.at[labels, predicted].add(jnp.where(counted, weight.astype(dtype), 0)))
 
 
+def edit_distance(
+    guesses: ArrayLike, labels: ArrayLike, guess_lengths: ArrayLike, label_lengths: ArrayLike
+) -> jax.Array:
+    """The fewest insertions, deletions and substitutions from guesses to labels (Levenshtein).
+
+    Args:
+        guesses: Integers `(N, T)`, such as `fn.ctc_greedy` gives.
+        labels: Integers `(N, L)`, compared with the guesses by their number alone.
+        guess_lengths: Integers `(N,)` in 0..T, how many guesses count.
+        label_lengths: Integers `(N,)` in 0..L, how many labels count.
+
+    Returns:
+        Distances `(N,)` int32.
+
+    Raises:
+        TypeError: If an argument holds no integers.
+        ValueError: If the shapes do not belong together, or, outside `jit`, a length is out of
+            range.
+
+    >>> kitten, sitting = (np.frombuffer(w, np.uint8)[None] for w in (b"kitten", b"sitting"))
+    >>> edit_distance(kitten, sitting, np.array([6]), np.array([7])).tolist()
+    [3]
+    """
+    _transcripts(guesses, labels, guess_lengths, label_lengths)
+    given = (guesses, labels, guess_lengths, label_lengths)
+    return _distances(*(jnp.asarray(x, jnp.int32) for x in given))
+
+
+@jax.jit  # one program, where this is called on its own
+def _distances(
+    guesses: jax.Array, labels: jax.Array, last: jax.Array, ends: jax.Array
+) -> jax.Array:
+    columns = jnp.arange(labels.shape[1] + 1, dtype=jnp.int32)
+
+    def further(row: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        """The distances (N, L + 1) to each beginning of the labels, one guess later."""
+        number, guess = step
+        changed = row[:, :-1] + (guess[:, None] != labels).astype(jnp.int32)
+        best = jnp.concatenate([row[:, :1] + 1, jnp.minimum(row[:, 1:] + 1, changed)], axis=1)
+        # An insertion adds one a column: the least over all columns before, in one sweep.
+        best = jax.lax.cummin(best - columns, axis=1) + columns
+        return jnp.where(number < last[:, None], best, row), None
+
+    numbers = jnp.arange(guesses.shape[1], dtype=jnp.int32)
+    first = jnp.broadcast_to(columns, (len(labels), len(columns)))
+    row, _ = jax.lax.scan(further, first, (numbers, guesses.T))
+    return jnp.take_along_axis(row, ends[:, None], axis=1)[:, 0]
+
+
+def error_rate(
+    guesses: ArrayLike,
+    labels: ArrayLike,
+    guess_lengths: ArrayLike,
+    label_lengths: ArrayLike,
+    weight: ArrayLike | None = None,
+) -> Mean:
+    """Edits for each label: the word error rate where labels are words, else the character's.
+
+    `sum_n weight_n edit_distance_n / sum_n weight_n label_lengths_n`; above 1 where more is said
+    than there was to say.
+
+    Args:
+        guesses: Integers `(N, T)`, see `edit_distance`.
+        labels: Integers `(N, L)`.
+        guess_lengths: Integers `(N,)` in 0..T.
+        label_lengths: Integers `(N,)` in 0..L.
+        weight: Numbers `(N,)`, zero for a padded row. Without it every example counts 1.
+
+    Returns:
+        Edits and labels, int32 unless the weights are floats.
+
+    Raises:
+        TypeError, ValueError: As `edit_distance`, and if the weights do not fit.
+
+    >>> one, two = np.array([[7, 7]]), np.array([2])
+    >>> error_rate(one, np.array([[7, 8]]), two, two).value.item()
+    0.5
+    """
+    edits = edit_distance(guesses, labels, guess_lengths, label_lengths)
+    examples = len(edits)
+    weight = jnp.ones(examples, jnp.int32) if weight is None else _weight(weight, examples)
+    dtype = _sum_dtype(weight)
+    weight, many = weight.astype(dtype), jnp.asarray(label_lengths).astype(dtype)
+    return Mean(jnp.sum(edits.astype(dtype) * weight), jnp.sum(many * weight))
+
+
+def _transcripts(guesses: Any, labels: Any, guess_lengths: Any, label_lengths: Any) -> None:
+    checks.integer("guesses", guesses)
+    checks.integer("labels", labels)
+    if guesses.ndim != 2 or labels.ndim != 2 or len(guesses) != len(labels):
+        raise ValueError(
+            f"guesses has shape {guesses.shape} and labels has shape {labels.shape}, expected "
+            "(N, T) and (N, L); add a missing batch axis with guesses[None] and labels[None]"
+        )
+    most = {"guess_lengths": guesses.shape[1], "label_lengths": labels.shape[1]}
+    for (name, size), lengths in zip(most.items(), (guess_lengths, label_lengths), strict=True):
+        checks.integer(name, lengths)
+        if lengths.shape != (len(labels),):
+            raise ValueError(
+                f"{name} has shape {lengths.shape}, expected one for each row, ({len(labels)},)"
+            )
+        checks.within(name, lengths, 0, size)
+
+
 def _weight(weight: ArrayLike, examples: int) -> jax.Array:
     checks.array("weight", weight)
     if np.shape(weight) != (examples,):

@@ -127,6 +127,7 @@ TABLE = {
     "pixel_shuffle": row(of_array(fn.pixel_shuffle), 4, 2, 3, 8, factor=2),
     "resize": row(of_array(fn.resize), 4, 5, 3, 2, size=(3, 4)),
     "cubic resize": row(of_array(fn.resize), 4, 5, 2, size=7, method="cubic"),
+    "log_mel": row(of_array(fn.log_mel), 3, 40, rate=8, mels=3, window=16, hop=6, floor=1.0),
     "global_avg_pool": row(of_array(fn.global_avg_pool), 3, 4, 2, lengths=(2, 4, 1)),
     "global_max_pool": row(of_array(fn.global_max_pool), 3, 4, 2, lengths=(2, 4, 1)),
     "batch_norm": row(fn.batch_norm, 8, 5),

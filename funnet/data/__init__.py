@@ -18,3 +18,5 @@ from funnet.data.sources import tiny_shakespeare as tiny_shakespeare
 from funnet.data.texts import characters as characters
 from funnet.data.texts import python_docs as python_docs
 from funnet.data.texts import windows as windows
+from funnet.data.wav import read_wav as read_wav
+from funnet.data.wav import write_wav as write_wav

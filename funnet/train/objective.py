@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import jax
 
 from funnet import losses, metrics
+from funnet.decode import ctc_greedy
 from funnet.keys import named_key
 from funnet.model import Model
 
@@ -95,5 +96,30 @@ def regression(
         predictions, state = model.apply(params, state, batch[input], train=train, key=key)
         mean = metrics.mean(loss(predictions, batch[target]), batch.get("weight"))
         return mean.value, (state, {"loss": mean})
+
+    return objective
+
+
+def transcription(model: Model, *, input: str = "sound", blank: int = 0) -> Objective:
+    """Mean CTC loss of sequences whose alignment with their labels is not known.
+
+    Metrics `loss`, in nats a sequence, and `error_rate`, the greedy transcript's edits for each
+    label: see `losses.ctc`, `metrics.error_rate`. Batches have `label` (N, L) and `count` (N,),
+    how many of an example's labels count.
+
+    Args:
+        model: gives logits (N, T, classes) for `batch[input]`, the blank among the classes.
+        input: the batch's entry that the model takes.
+        blank: the class that stands for no label.
+    """
+
+    def objective(params: Any, state: Any, batch: Batch, /, *, train: bool, key: Any) -> Any:
+        logits, state = model.apply(params, state, batch[input], train=train, key=key)
+        label, count, weight = batch["label"], batch["count"], batch.get("weight")
+        values = losses.ctc(logits, label, label_lengths=count, blank=blank)
+        loss = metrics.mean(values, weight)
+        said, many = ctc_greedy(logits, blank=blank)
+        found = {"loss": loss, "error_rate": metrics.error_rate(said, label, many, count, weight)}
+        return loss.value, (state, found)
 
     return objective
