@@ -1,5 +1,6 @@
 """Pictures of what a model saw and said, for people to look at. Needs Pillow."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def grid(
         path: the PNG file to write.
         images: (N, H, W, C) with one or three channels: uint8, or floats in 0..1,
             what is outside being shown as the nearest of these.
-        captions: a short text for each; without them the tiles stand closer.
+        captions: a short text for each, of a line; the widest says how far apart the tiles are.
         marked: whether to mark it; without them none is.
         title: a line at the top.
         columns: tiles in a row.
@@ -44,11 +45,14 @@ def grid(
     images = _bytes(images)
     _check(len(images), captions=captions, marked=marked)
     below = CAPTION if len(captions) else 0
-    rows, cell = -(-len(images) // columns), (TILE + GAP, TILE + below + GAP)
+    font = pillow.ImageFont.load_default()
+    widest = max([TILE, *(math.ceil(font.getlength(text)) for text in captions)])
+    rows, cell = -(-len(images) // columns), (widest + GAP, TILE + below + GAP)
     top = 2 * CAPTION if title else GAP
-    sheet = pillow.Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + top), PAPER)
+    wide = max(columns * cell[0] + GAP, math.ceil(font.getlength(title)) + 2 * GAP)
+    sheet = pillow.Image.new("RGB", (wide, rows * cell[1] + top), PAPER)
     draw = pillow.ImageDraw.Draw(sheet)
-    draw.text((GAP, GAP), title, fill=INK)
+    draw.text((GAP, GAP), title, INK, font)
     for i, image in enumerate(images):
         x, y = GAP + i % columns * cell[0], top + i // columns * cell[1]
         framed = len(marked) > 0 and marked[i]
@@ -57,7 +61,7 @@ def grid(
         if framed:
             draw.rectangle((x - 2, y - 2, x + TILE + 1, y + TILE + 1), outline=RED, width=2)
         if below:
-            draw.text((x, y + TILE + 1), captions[i], fill=RED if framed else INK)
+            draw.text((x, y + TILE + 1), captions[i], RED if framed else INK, font)
     _write(path, sheet)
 
 

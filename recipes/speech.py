@@ -3,13 +3,12 @@
     python -m recipes.speech
     python -m recipes.speech --check         # single words, in seconds
 
-Nobody says where a word begins in one to five of them. The speaker is on this page too: buzz or
-hiss, shaped by a throat's resonances (formants) that glide from sound to sound. Voices differ in
-pitch, throat, accent, speed, breath and noise. All is drawn anew at each step, on the device.
+Nobody says where a word begins. The speaker is on this page too: buzz or hiss, shaped by a throat's
+resonances (formants). Voices differ in pitch, throat, accent, speed, breath and noise.
 
 Claim: of 500 utterances by 200 synthetic voices that were not trained with, 0.19 % of the words are
-wrong (mean of seeds 0 to 2; the most 0.28 %), after 86 CPU seconds of one x86 server core,
-compilation and imports included. The settings were chosen by `--holdout`, on 200 other voices.
+wrong (mean of seeds 0 to 2; the most 0.28 %), in 86 CPU seconds of one x86 server core, imports
+and compilation included. Settings were chosen on 200 voices of neither (`--holdout`).
 """
 
 import dataclasses

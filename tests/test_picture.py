@@ -24,6 +24,27 @@ def test_marked_tiles_have_a_red_frame(tmp_path):
         assert (pixels[y + 8, x + 8] == 0).all()
 
 
+def test_no_caption_runs_into_the_next_and_no_title_is_cut(tmp_path):
+    images, captions = np.zeros((3, 4, 4, 1), np.uint8), ["truck not plane", "a", "b"]
+    picture.grid(tmp_path / "it.png", images, captions, columns=3)
+    row = read(tmp_path / "it.png")[2 + picture.GAP + picture.TILE :]
+    empty = (row == 255).all(axis=(0, 2))  # columns without ink
+    ends = np.flatnonzero(np.diff(empty.astype(int)) == 1)
+    begin = np.flatnonzero(np.diff(empty.astype(int)) == -1)
+    cell = (empty.size - picture.GAP) // 3
+    assert cell > picture.TILE + picture.GAP
+    assert {i * cell for i in range(3)} <= {int(b) // cell * cell for b in begin}
+    assert empty[cell : cell + picture.GAP].all()
+    assert ends[-1] < empty.size - 1
+    title = "a title that is much longer than a picture of one tile is wide"
+    picture.grid(tmp_path / "it.png", images[:1], title=title, columns=1)
+    picture.grid(tmp_path / "double.png", images[:1], title=title, columns=12)
+    inks = [
+        (read(tmp_path / f"{n}.png")[: 2 * picture.CAPTION] < 255).sum() for n in ("it", "double")
+    ]
+    assert inks[0] == inks[1] > 0
+
+
 def test_a_picture_without_pillow_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match=r"pip install 'funnet\[recipes\]'"):
