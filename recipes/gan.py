@@ -53,15 +53,10 @@ def discriminator(p: fn.Scope, images: jax.Array, kinds: jax.Array, width: int) 
 
 
 @fn.layer
-def generator(p: fn.Scope, noise: Any, kinds: Any, shape: Any, width: int) -> jax.Array:
-    """Images (N, *shape) in -1..1 of noise (N, any), each of its kind."""
-    return fn.models.generator(p, jnp.concatenate([noise, 2 * kinds], axis=-1), shape, width=width)
-
-
-@fn.layer
 def gan(p: fn.Scope, images: Any, kinds: Any, noise: Any, width: int) -> tuple[jax.Array, ...]:
     """How real the discriminator holds real images, and what the generator makes of noise: (N,)."""
-    fakes = generator(p["generator"], noise, kinds, images.shape[1:], width)
+    noise = jnp.concatenate([noise, 2 * kinds], axis=-1)
+    fakes = fn.models.generator(p["generator"], noise, images.shape[1:], width=width)
     d = p.shared("discriminator")
     return discriminator(d, images, kinds, width), discriminator(d, fakes, kinds, width)
 
@@ -94,10 +89,11 @@ def step_of(model: fn.Model, optimizer: optax.GradientTransformation, settings: 
 def samples(run: fn.Run, kinds: np.ndarray, shape: Any, settings: Settings) -> np.ndarray:
     """Images (N, *shape) in 0..1 that the averaged generator makes of noise, of kinds (N,)."""
     noise = jax.random.normal(run.key("samples"), (len(kinds), settings.latents))
-    make = jax.jit(fn.Model(generator, shape=shape, width=settings.width).apply)
-    params, state = fn.optim.averaged(run).params["generator"], run.state["generator"]
-    images, _ = make(params, state, noise, jax.nn.one_hot(kinds, settings.kinds))
-    return (np.asarray(images) + 1) / 2
+    noise = np.concatenate([noise, 2 * np.eye(settings.kinds, dtype="float32")[kinds]], axis=-1)
+    run, name = fn.optim.averaged(run), "generator"
+    own = dataclasses.replace(run, params=run.params[name], state=run.state[name])
+    model = fn.Model(fn.models.generator, shape=shape, width=settings.width)
+    return (fn.predict(model, own, noise) + 1) / 2
 
 
 def sure_digits(data: Any, epochs: float, asked: list, folder: Path, seed: int) -> list[np.ndarray]:
@@ -119,14 +115,15 @@ def main(settings: Settings) -> tuple[float, float]:
     folder = settings.folder or Path("runs/gan" + "-check" * settings.check)
     name, (train, test) = fn.data.first_of(*["mnist"] * (not settings.check), "digits")
     train, test = ({**x, "image": x["image"] / np.float32(255)} for x in (train, test))
-    usual, judging = {"mnist": (2.0, 1.0), "digits": (8.0, 8.0)}[name]
+    usual, judging = {"mnist": (2.0, 1.0), "digits": (10.0, 8.0)}[name]
     means = MiniBatchKMeans(settings.kinds, batch_size=2048, n_init=1, random_state=settings.seed)
     kinds = means.fit_predict(train["image"].reshape(len(train["image"]), -1)).astype(np.int32)
     batches = fn.data.batches({"image": train["image"], "kind": kinds}, 64, seed=settings.seed)
     model = fn.Model(gan, width=settings.width)
     steps = batches.steps(settings.epochs or usual)
     adam = optax.adam(optax.linear_schedule(settings.learning_rate, 0.0, steps), b1=0.5, b2=0.99)
-    optimizer = fn.optim.average(fn.optim.groups({"generator.*": adam, "*": adam}), 0.995)
+    adams = fn.optim.groups({"generator.*": adam, "discriminator.*": adam})
+    optimizer = fn.optim.average(adams, 1 - 1 / (1 + steps / 10))  # over a tenth of the steps
     like = (np.zeros((1, size), np.float32) for size in (settings.kinds, settings.latents))
     run = fn.Run.start(model, optimizer, train["image"][:1], *like, seed=settings.seed)
     step = step_of(model, optimizer, settings)

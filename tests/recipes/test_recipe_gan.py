@@ -85,7 +85,7 @@ def test_a_step_that_is_not_finite_is_refused(begun, quick_compilation):
     jax.tree.map(np.testing.assert_array_equal, new, run)
 
 
-def test_each_image_is_judged_and_made_as_its_kind():
+def test_each_image_is_judged_for_its_kind():
     images = jnp.asarray(np.random.default_rng(0).random((4, 8, 8, 1)), jnp.float32)
     judge = fn.Model(recipe.discriminator, width=4)
     params, _ = judge.init(jax.random.key(0), images, jnp.eye(3)[:1])
@@ -94,8 +94,3 @@ def test_each_image_is_judged_and_made_as_its_kind():
     expected = [each[2][0], each[0][1], each[1][2], each[2][3]]
     np.testing.assert_allclose(mixed, jnp.stack(expected), rtol=1e-5)
     assert len(set(np.ravel(each))) == 12
-    make = fn.Model(recipe.generator, shape=(8, 8, 1), width=4)
-    noise = jnp.ones((3, 5))
-    params, state = make.init(jax.random.key(0), noise, jnp.eye(3))
-    made, _ = make.apply(params, state, noise, jnp.eye(3))
-    assert np.ptp(made, axis=0).max() > 1e-4  # the noise being the same, the kind tells them apart
