@@ -118,7 +118,7 @@ def main(settings: Settings) -> tuple[float, float]:
     name, (train, test) = fn.data.first_of(*["mnist"] * (not settings.check), "digits")
     train, test = ({**x, "image": x["image"] / np.float32(255)} for x in (train, test))
     usual, judging = {"mnist": (2.0, 1.0), "digits": (10.0, 8.0)}[name]
-    means = MiniBatchKMeans(settings.kinds, batch_size=2048, n_init=1, random_state=settings.seed)
+    means = MiniBatchKMeans(settings.kinds, batch_size=2048, random_state=settings.seed)
     kinds = means.fit_predict(train["image"].reshape(len(train["image"]), -1)).astype(np.int32)
     batches = fn.data.batches({"image": train["image"], "kind": kinds}, 64, seed=settings.seed)
     model = fn.Model(gan, width=settings.width)
