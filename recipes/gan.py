@@ -38,7 +38,7 @@ class Settings:
     kinds: int = 50  # clusters, which stand in for classes
     latents: int = 32  # numbers of noise that an image is made of
     width: int = 32  # channels of the generator's last hidden layer and the discriminator's first
-    epochs: float | None = None  # by default 3, of the few digits 15
+    epochs: float | None = None  # by default 2, of the few digits 10
     learning_rate: float = 1e-3  # at first, falling to 0
     seed: int = 0
     folder: Path | None = None  # by default runs/gan
