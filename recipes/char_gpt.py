@@ -133,13 +133,14 @@ def main(settings: Settings) -> float:
     run = fn.Run.start(model, optimizer, batches[0]["text"], seed=settings.seed)
     objective = fn.classification(model, input="text")
     step = fn.train_step(objective, optimizer)
-    run = fn.fit(step, run, batches, steps=steps, folder=folder, settings=settings, log_every=10)
+    how: Any = {"folder": folder, "settings": settings, "log_every": 10, "thorough": not check}
+    run = fn.fit(step, run, batches, steps=steps, **how)
     loss = fn.evaluate(objective, run, fn.data.windows(test, length), batch_size=64)["loss"]
     what = "held-out training" if settings.holdout else "validation"
     print(f"{name}: {loss:.4f} nats a character of the {what} text")
     room, start = length if nano or check else 512, jnp.zeros((4, 1), jnp.int32)
     writer, key = fn.Model(layer, **shape, cache=room), jax.random.key(settings.seed)
-    how: Any = {"key": key, "temperature": settings.temperature}
+    how = {"key": key, "temperature": settings.temperature}
     rows = fn.models.generate(writer, run.params, start, room - 1, **how)
     passages = ["".join(alphabet[i] for i in row) for row in np.asarray(rows)]
     (folder / "written.txt").write_text("\n\n---\n\n".join(passages), encoding="utf8")
