@@ -84,7 +84,7 @@ def muon(steps: int) -> optax.GradientTransformation:
         times, rates = [0, 0.05 * steps, 0.4 * steps, steps], [0.0, peak, peak, 0.0]
         return lambda step: jnp.interp(step + 1.0, jnp.array(times), jnp.array(rates))
 
-    rest = fn.optim.adamw(slope(0.01), b2=0.99, weight_decay=0.4)
+    rest = fn.optim.adamw(slope(0.01), b2=0.99, weight_decay=0.8)
     kernels = fn.optim.muon(slope(0.02), iterations=3, stacked="blocks.*")
     return fn.optim.groups({"blocks.*.kernel": kernels, "*": rest})
 
