@@ -1,12 +1,17 @@
 """Shakespeare, letter by letter: train a decoder transformer on his plays, and let it write.
 
-    python -m recipes.char_gpt               # tables of n-grams and Muon: three minutes of one core
+    python -m recipes.char_gpt               # tables of n-grams and Muon: two minutes of one core
     python -m recipes.char_gpt --nano        # GPT-2's architecture in nanoGPT's setting for CPUs
     python -m recipes.char_gpt --check       # a few seconds: does it learn?
 
-The same command again goes on where it was stopped, or says that it is finished.
+The same command again goes on where it was stopped, or says that it is finished. Without Tiny
+Shakespeare (a message says where it is looked for) it reads Python's manual.
 
-CLAIMS
+Claims on the last tenth of Tiny Shakespeare, all of it, in windows of the model's context that do
+not overlap, as nanoGPT measures; means of seeds 0, 1 and 2, and CPU seconds of one x86 server core
+for the whole process: the decoder 1.517 nats a character (worst 1.521) in 121 s, its tables and
+rates chosen on 50,000 held-out characters of the training text; `--nano` 1.825 (worst 1.837) in
+126 s, where nanoGPT's page has 1.88; with `--steps 1850` it takes under 120 s.
 """
 
 import dataclasses
@@ -137,7 +142,7 @@ def main(settings: Settings) -> float:
     (folder / "written.txt").write_text("\n\n---\n\n".join(passages), encoding="utf8")
     print(f"{passages[0]}\n\nMore of it is in {folder}/, and in its report.html the losses by step")
     if check:
-        fn.claim("nats a character", loss, at_most=by_pairs(train, test, len(alphabet)) - 0.4)
+        fn.claim("nats a character", loss, at_most=by_pairs(train, test, len(alphabet)) - 0.5)
     return loss
 
 
