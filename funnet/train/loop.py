@@ -41,7 +41,6 @@ class Chunk(NamedTuple):
         return self.start + len(self.refused)
 
 
-@quick_jit(STEP, static_argnums=(0, 1, 2, 3), donate_argnums=4)
 def _advance(
     step: Step,
     fetch: Callable,
@@ -84,6 +83,10 @@ def _advance(
     return run, metrics, (counts[0], counts[1], counts[2])
 
 
+HOW: dict[str, Any] = {"static_argnums": (0, 1, 2, 3), "donate_argnums": 4}
+QUICK, THOROUGH = (quick_jit(options, **HOW)(_advance) for options in (STEP, {}))
+
+
 def _fusing(rate: float) -> int:
     """How many steps to fuse at so many steps a second."""
     return max(int(rate * SECONDS), min(SLOW, int(rate * PATIENCE)))
@@ -95,21 +98,29 @@ def copied(run: Run) -> Run:
 
 
 def advance(
-    step: Step, run: Run, feed: Feed, stop: int, fuse: int | None, refusals: int = 1, row: int = 0
+    step: Step,
+    run: Run,
+    feed: Feed,
+    stop: int,
+    fuse: int | None,
+    refusals: int = 1,
+    row: int = 0,
+    thorough: bool = False,
 ) -> Iterator[tuple[Run, Chunk]]:
     """Takes steps until `run.step` is `stop`; yields `(run, chunk)` after each dispatch.
 
     The run that is yielded is lent until the next one is asked for, which donates its buffers.
     The first step that is refused is the last; where `refusals` is more than one, it is passed over
-    unless that many are refused in a row, the `row` before included.
+    unless that many are refused in a row, the `row` before included. `thorough` is as in `fit`.
     """
     at, steps, rate = int(run.step), 1, 0.0
+    program = THOROUGH if thorough else QUICK
     while at < stop:
         steps = fuse or max(min(steps * 4, _fusing(rate)), 1)
         source, rows, steps = feed.take(at, min(steps, stop - at))
         begun, how = time.perf_counter(), (np.int32(steps), np.int32(row))
         try:
-            run, metrics, counts = _advance(
+            run, metrics, counts = program(
                 step, feed.fetch, feed.most, refusals, run, source, rows, *how
             )
             wait(counts[1])

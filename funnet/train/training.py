@@ -39,6 +39,7 @@ class Plan:
     patience: int | None
     on_nonfinite: str
     fuse: int | None
+    thorough: bool
 
     @property
     def refusals(self) -> int:
@@ -105,7 +106,7 @@ class Training:
         self._pause()  # for a training that was cut before its last validation
         while self.at < plan.stop and not self._over():
             target = plan.pause(self.at)
-            how = plan.fuse, plan.refusals, self.row
+            how = plan.fuse, plan.refusals, self.row, plan.thorough
             for run, chunk in advance(self.step, self.run, self.feed, target, *how):
                 self.run = run
                 self._taken(chunk)

@@ -139,6 +139,16 @@ def test_each_function_is_traced_once_and_compiled_once():
     assert [name for name in compiled if "copy" not in name] == ["jit(_advance)", "jit(_measure)"]
 
 
+def test_compiled_thoroughly_it_is_a_program_of_its_own_that_differs_by_rounding():
+    step, runs = fn.train_step(LINEAR_OBJECTIVE, SGD), []
+    with compilations() as compiled:
+        for thorough in (False, True, True):
+            how = {"steps": 10, "thorough": thorough, **QUIET}
+            runs.append(fn.fit(step, linear_start(), BATCHES, **how))
+    assert compiled.count("jit(_advance)") == 2
+    assert_close(runs[1], runs[0], rtol=1e-5, atol=1e-7)
+
+
 # Steps of one's own
 
 GENERATOR, CRITIC = fn.Model(fn.dense, features=2), fn.Model(fn.dense, features=1)
