@@ -84,11 +84,9 @@ def test_a_grams_row_is_its_characters_as_a_number(n):
 @briefly
 def test_two_by_two_it_tells_what_it_tells_at_once():
     ids = jnp.asarray(np.random.default_rng(0).integers(0, 11, (2, 20)), jnp.int32)
-    model = fn.Model(char_gpt.decoder, **SHAPE)
-    params, _ = model.init(jax.random.key(0), ids)
-    cached = fn.Model(char_gpt.decoder, **SHAPE, cache=20)
-    _, state = cached.init(jax.random.key(0), ids)
-    whole, parts, apply = model(params, ids), [], jax.jit(cached.apply)
+    model, cached = (fn.Model(char_gpt.decoder, **SHAPE, **how) for how in ({}, {"cache": 20}))
+    params, state = cached.init(jax.random.key(0), ids)
+    whole, parts, apply = jax.jit(model)(params, ids), [], jax.jit(cached.apply)
     for start in range(0, 20, 2):
         logits, state = apply(params, state, ids[:, start : start + 2])
         parts.append(logits)
@@ -101,6 +99,6 @@ def test_what_comes_later_changes_nothing():
     model = fn.Model(char_gpt.decoder, **SHAPE)
     params, _ = model.init(jax.random.key(0), jnp.asarray(ids))
     other = np.concatenate([ids[:, :8], (ids[:, 8:] + 1) % 11], 1)
-    a, b = (model(params, jnp.asarray(x)) for x in (ids, other))
+    a, b = (jax.jit(model)(params, jnp.asarray(x)) for x in (ids, other))
     np.testing.assert_allclose(a[:, :8], b[:, :8], atol=1e-6)
     assert abs(a[:, 8:] - b[:, 8:]).max() > 0.01
