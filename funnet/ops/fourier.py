@@ -39,7 +39,7 @@ def stft(x: jax.Array, window: int, hop: int) -> jax.Array:
 
     Reference: Allen and Rabiner 1977, https://doi.org/10.1109/PROC.1977.10770
 
-    >>> tone = jnp.cos(2 * jnp.pi * jnp.arange(16) / 4)  # a quarter of the sampling rate
+    >>> tone = jnp.cos(jnp.pi / 2 * jnp.arange(16.0))  # a quarter of the sampling rate
     >>> jnp.abs(stft(tone, 8, 4)).round(3)
     Array([[0., 1., 2., 1., 0.],
            [0., 1., 2., 1., 0.],

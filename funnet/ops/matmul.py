@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from funnet.ops.opaque import opaque
+
 
 def matmul(x: jax.Array, kernel: Any) -> jax.Array:
     """`x @ kernel` in the dtype of `x`: (..., in) by (in, out) gives (..., out).
@@ -61,6 +63,4 @@ def turned_right_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     return lax.optimization_barrier(jnp.matmul(g.mT, x)).mT
 
 
-def _right_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
-    forms = {"cpu": turned_right_gradient, "default": plain_right_gradient}
-    return lax.platform_dependent(g, **{k: functools.partial(f, x) for k, f in forms.items()})
+_right_gradient = opaque("right_gradient", plain_right_gradient, turned_right_gradient, maps=True)
