@@ -13,7 +13,7 @@ from funnet import initializers
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 KEY = jax.random.key(0)
-SEEDS = pytest.mark.parametrize("seed", range(40))
+SEEDS = pytest.mark.parametrize("seed", range(24))
 WRAPPERS = {"weight_norm": fn.weight_norm, "spectral_norm": fn.spectral_norm}
 EACH = pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 
