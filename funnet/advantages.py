@@ -37,7 +37,7 @@ def advantages(
 
     Raises:
         TypeError: If an array is not of floats, or `over` not of booleans.
-        ValueError: If shapes differ, or a number is out of range.
+        ValueError: If shapes differ or have no axis of time, or a number is out of range.
 
     References:
         Schulman et al. 2016, https://arxiv.org/abs/1506.02438
@@ -54,10 +54,13 @@ def advantages(
         raise TypeError(f"over must be boolean, true where an episode is over, got {over.dtype}")
     checks.same_shape(rewards=rewards, over=over)
     rewards, values, following = floats(rewards=rewards, values=values, following=following)
+    if rewards.ndim == 0:
+        raise ValueError("rewards has shape (), expected (T, ...): one turn is rewards[None]")
     surprise = rewards + discount * following - values
 
     def back(later: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         gain = now[0] + discount * trace * jnp.where(now[1], 0, later)
         return gain, gain
 
-    return jax.lax.scan(back, jnp.zeros_like(surprise[0]), (surprise, over), reverse=True)[1]
+    none = jnp.zeros(surprise.shape[1:], surprise.dtype)
+    return jax.lax.scan(back, none, (surprise, over), reverse=True)[1]

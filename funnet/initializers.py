@@ -28,6 +28,8 @@ from jax.nn.initializers import uniform as uniform
 from jax.nn.initializers import variance_scaling as variance_scaling
 from jax.nn.initializers import zeros as zeros
 
+from funnet import checks
+
 _GAINS = {
     "linear": 1.0,
     "sigmoid": 1.0,
@@ -212,15 +214,16 @@ def whitening(images: Any, *, eps: float = 5e-4) -> Initializer:
     Args:
         images: (N, *spatial, C), of a floating dtype and concrete: as the convolution will be given
             them. Some thousands of a training set are enough.
-        eps: added to the variances, for patches hardly vary in their highest frequencies.
+        eps: added to the variances, at least 0, for patches hardly vary in their highest
+            frequencies.
 
     Returns:
         An initializer of kernels (*window, C, features), for up to `2 * prod(window) * C` features.
 
     Raises:
         TypeError: if the images are not of a floating dtype.
-        ValueError: when drawing, if the window or its channels do not fit the images, or the
-            features are odd or too many.
+        ValueError: if `eps` is negative or an image not finite; when drawing, if the window or its
+            channels do not fit the images, or the features are odd or too many.
 
     References:
         Page 2019, "How to train your ResNet 8: bag of tricks"; Jordan 2024,
@@ -236,6 +239,9 @@ def whitening(images: Any, *, eps: float = 5e-4) -> Initializer:
             f"images must be of a floating dtype, got {images.dtype}; give what the convolution "
             "will be given, such as fn.normalise(images)"
         )
+    checks.within("eps", eps, 0, math.inf)
+    if not np.isfinite(images.astype(float)).all():
+        raise ValueError("images holds NaN or infinity, expected finite numbers")
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
         patches = _patches(images, shape)

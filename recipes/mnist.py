@@ -9,8 +9,8 @@ The same command again goes on where it was stopped, or says that it is finished
 
 Claims on MNIST's test set, settings chosen on 5,000 held-out training images; times of the whole
 process on two x86 server cores, imports, compilation, checkpoints and report included:
-cnn 99.04 % (mean of 4 seeds, least 99.00 %) in 5.3 s; cnn-more 99.45 % (10 seeds, least 99.39 %) in
-9.1 s; cnn-most 99.58 % (6 seeds, least 99.55 %) in 16.3 s; mlp 97.78 % (3 seeds, least 97.75 %).
+cnn 99.09 % (mean of 10 seeds, least 99.02 %) in 5.4 s; cnn-more 99.45 % (10 seeds, least 99.39 %)
+in 7.5 s; cnn-most 99.57 % (6 seeds, least 99.52 %) in 13.0 s; mlp 97.78 % (3 seeds, least 97.75 %).
 `python -m benchmarks.mnist` measures them again.
 
 Without MNIST (see the message for where it is looked for) it trains on scikit-learn's digits.

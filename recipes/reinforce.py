@@ -50,13 +50,13 @@ def begun(key: jax.Array, games: int) -> tuple[jax.Array, jax.Array]:
 
 
 def moved(body: jax.Array, right: jax.Array) -> jax.Array:
-    """Bodies a tick later (Barto, Sutton and Anderson 1983, without friction, by Euler's rule)."""
+    """A body a tick later (Barto, Sutton and Anderson 1983, without friction, by Euler's rule)."""
     # Place and speed of a cart of 1 kg, pushed by 10 N; angle and spin of its pole, 0.1 kg and 1 m.
-    _, speed, angle, spin = body.T
+    _, speed, angle, spin = body
     sin, cos, force = jnp.sin(angle), jnp.cos(angle), jnp.where(right, 10.0, -10.0)
     pull = (force + 0.05 * spin**2 * sin) / 1.1
     turn = (9.8 * sin - cos * pull) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
-    return body + TICK * jnp.stack([speed, pull - 0.05 * turn * cos / 1.1, spin, turn], -1)
+    return body + TICK * jnp.stack([speed, pull - 0.05 * turn * cos / 1.1, spin, turn])
 
 
 def played(params: Any, games: Any, key: jax.Array, turns: int) -> tuple[Any, dict[str, jax.Array]]:
@@ -66,7 +66,7 @@ def played(params: Any, games: Any, key: jax.Array, turns: int) -> tuple[Any, di
         (body, time), (choice, anew) = games, jax.random.split(key)
         logit, value = MODEL(params, body).T
         right = jax.random.bernoulli(choice, jax.nn.sigmoid(logit))
-        after, time = moved(body, right), time + 1
+        after, time = jax.vmap(moved)(body, right), time + 1
         fell = (jnp.abs(after[:, 0]) > TRACK) | (jnp.abs(after[:, 2]) > LEAN)
         over, new = fell | (time == LIMIT), begun(anew, len(time))
         # Only a fall is worth nothing: a game that was stopped at the limit could have gone on.

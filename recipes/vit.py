@@ -1,6 +1,7 @@
 """A vision transformer: sixteen patches of a digit attend to each other, and say which one it is.
 
     python -m recipes.vit
+    python -m recipes.vit --check    # a smaller one in seconds, on scikit-learn's digits
 
 It leaves two pictures: predictions and mistakes, and which patches the class's token heard of.
 The same command again goes on where it was stopped, or says that it is finished.

@@ -55,6 +55,11 @@ def test_half_precision_is_computed_in_float32():
     np.testing.assert_array_equal(found, fn.advantages(*wide))
 
 
+def test_no_turns_have_no_advantages():
+    none = jnp.zeros((0, 4))
+    assert fn.advantages(none, none, none, none > 0).shape == (0, 4)
+
+
 ONES, NO = np.ones((3, 2)), np.zeros((3, 2), bool)
 
 
@@ -65,6 +70,7 @@ ONES, NO = np.ones((3, 2)), np.zeros((3, 2), bool)
         ((ONES, ONES, ONES, NO[:2]), {}, ValueError, r"over has shape \(2, 2\)"),
         ((ONES, ONES[:, :1], ONES, NO), {}, ValueError, r"values has shape \(3, 1\)"),
         ((NO, ONES, ONES, NO), {}, TypeError, "rewards must be floating point"),
+        ((ONES[0, 0],) * 3 + (NO[0, 0],), {}, ValueError, r"shape \(\), expected \(T, ...\)"),
         ((ONES, ONES, ONES, NO), {"discount": 1.5}, ValueError, "discount is 1.5"),
         ((ONES, ONES, ONES, NO), {"trace": -0.5}, ValueError, "trace is -0.5"),
     ],

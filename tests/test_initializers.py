@@ -246,3 +246,12 @@ def test_whitening_refuses_what_does_not_fit(shape, message):
 def test_whitening_refuses_bytes():
     with pytest.raises(TypeError, match=r"floating dtype, got uint8; give what"):
         initializers.whitening(np.zeros((2, 4, 4, 3), np.uint8))
+
+
+def test_whitening_refuses_what_is_not_finite_and_a_negative_eps():
+    images = noise()
+    with pytest.raises(ValueError, match=r"eps is -0\.1, expected 0 <= eps"):
+        initializers.whitening(images, eps=-0.1)
+    images[3, 2, 1, 0] = np.nan
+    with pytest.raises(ValueError, match="images holds NaN or infinity"):
+        initializers.whitening(images)

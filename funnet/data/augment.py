@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funnet import checks
-from funnet.data.mixing import mixed, symmetric_beta
+from funnet.data.mixing import mix, symmetric_beta
 from funnet.keys import checked_key
 from funnet.layers import image
 from funnet.layers.image import Channels
@@ -240,8 +240,8 @@ def mixup(alpha: float, classes: int) -> Augmentation:
     def augment(key: jax.Array, batch: Batch) -> Batch:
         x, labels = _images(batch), _one_hot(batch, classes)
         weight = symmetric_beta(float(alpha), _uniform(key, batch, 2))
-        images = mixed(x.astype(jnp.float32), weight)
-        return {**batch, "image": _narrow(images, x.dtype), "label": mixed(labels, weight)}
+        images = mix(x.astype(jnp.float32), weight)
+        return {**batch, "image": _narrow(images, x.dtype), "label": mix(labels, weight)}
 
     return augment
 

@@ -20,7 +20,7 @@ def symmetric_beta(alpha: float, uniform: jax.Array) -> jax.Array:
     return jnp.where(cos < 0, least, 1 - least)
 
 
-def mixed(x: jax.Array, weight: jax.Array) -> jax.Array:
+def mix(x: jax.Array, weight: jax.Array) -> jax.Array:
     """Float32 (N, ...) mixed with itself in reverse, by weights (N,)."""
     weight = weight.reshape(-1, *[1] * (x.ndim - 1))
     return weight * x + (1 - weight) * x[::-1]

@@ -5,7 +5,8 @@ of a convolution into that layout only at the top of a program: inside a `lax.sc
 run up to 85 times slower. Here both gradients are written out as forward convolutions in canonical
 layout, chosen when lowering for the CPU; other platforms get the plain form. A transposed
 convolution is the input's gradient of a convolution, and has the same care. A depthwise one is
-written out as products of shifted images.
+written out as products of shifted images. The kernel's gradient is a primitive (`ops/opaque.py`),
+and on the CPU a sum over a few examples at a time.
 
 The rule is a `custom_jvp` whose tangent is the linear transpose of the gradient we want, so reverse
 mode transposes it once more and lands on exactly that gradient, and forward mode, Hessians, `vmap`
@@ -290,10 +291,10 @@ def _plain_kernel_gradient(
 def _kernel_gradient_on_cpu(
     x: jax.Array, g: jax.Array, shape: Any, stride: Any, pads: Any, dilation: Any
 ) -> jax.Array:
-    """The fastest of three forms, as measured for windows, channels and sizes of many networks.
+    """`_plain_kernel_gradient` in the form, of three, that is fast for such channels and sizes.
 
     As a convolution, it lays a window of the whole image out, of all examples: of few at a time, it
-    fits a processor's caches, and is up to five times as fast.
+    fits a processor's caches, and takes down to a fifth of the time.
     """
     few = shape[-1] <= FEW_OUT  # then a product is so narrow that parts cost more than they save
     if few and shape[-2] <= FEW:
@@ -307,7 +308,7 @@ def _kernel_gradient_on_cpu(
     parts = examples // part - (examples % part == 0)  # but the last one, which may be smaller
     split = [a[: parts * part].reshape(parts, part, *a.shape[1:]) for a in (x, g)]
     last = widened(whole(x[parts * part :], g[parts * part :]))
-    add = lambda total, few: (total + widened(whole(*few)), None)  # noqa: E731
+    add = lambda total, pair: (total + widened(whole(*pair)), None)  # noqa: E731
     return lax.scan(add, last, split)[0].astype(g.dtype)
 
 

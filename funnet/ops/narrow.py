@@ -22,7 +22,7 @@ from jax import lax
 from funnet.ops.window import Pads, padded, strided
 
 MOST_TAPS = 64  # elements of a window whose parts are put back one by one
-FEW = 4  # input channels up to which the kernel's gradient is fastest as columns times a matrix
+FEW = 4  # input channels up to which a narrow kernel's gradient is columns times a matrix
 
 
 def fold_of(kernel: tuple[int, ...], out: int, stride: Any, dilation: Any) -> int:

@@ -39,7 +39,7 @@ def test_a_tick_is_that_of_lagranges_equations():
     bodies = rng.uniform(-1, 1, (200, 4)) * [2.4, 3, 0.3, 4]
     right = rng.random(200) < 0.5
     expected = [reference(*each) for each in zip(bodies, right, strict=True)]
-    found = reinforce.moved(jnp.asarray(bodies, jnp.float32), jnp.asarray(right))
+    found = jax.vmap(reinforce.moved)(jnp.asarray(bodies, jnp.float32), jnp.asarray(right))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -80,7 +80,8 @@ def test_a_game_is_stopped_at_the_limit_but_is_worth_something(start):
     (body, time), seen = reinforce.played(start.params, games, jax.random.key(2), 1)
     assert np.asarray(seen["over"]).tolist() == [[False, True, False]]
     assert np.asarray(time).tolist() == [499, 0, 1]
-    value = reinforce.MODEL(start.params, reinforce.moved(games[0], seen["right"][0]))[:, 1]
+    after = jax.vmap(reinforce.moved)(games[0], seen["right"][0])
+    value = reinforce.MODEL(start.params, after)[:, 1]
     np.testing.assert_allclose(seen["following"][0], value, rtol=1e-5)
     assert np.abs(body[1]).max() <= 0.05
 
