@@ -4,7 +4,7 @@
     python -m recipes.cifar10 --preset minutes10     # wider and longer: about ten
     python -m recipes.cifar10 --check                # seconds, on scikit-learn's digits
 
-Claims on CIFAR-10's test set, means of seeds 0 to 2, in CPU seconds of one x86 server core (imports,
+Claims on CIFAR-10's test set, means of seeds 0 to 2, in CPU seconds of an x86 server core (imports,
 decoding of the images, compilation and test included): 83.5 % (its pixels went through JPEG; least
 83.1 %) in 330 s, and with minutes10 85.0 % (its pixels went through JPEG; least 84.9 %) in 576 s.
 Settings were compared on 5,000 held-out training images; how many epochs is what fits the time.
