@@ -10,7 +10,7 @@ Shakespeare (a message says where it is looked for) it reads Python's manual.
 Claims on the last tenth of Tiny Shakespeare, in windows that do not overlap, in nats a character;
 means of seeds 0, 1 and 2, and CPU seconds of one x86 server core, all included: the decoder 1.517
 (worst 1.521) in 121 s, settings chosen on held-out training text; `--nano` 1.825 (worst 1.837) in
-126 s, and with `--steps 1850` 1.861 (seed 0) in 119 s, where nanoGPT's page has 1.88.
+126 to 132 s, and with `--steps 1700` 1.888 (seed 0) in 106 s, where nanoGPT's page has 1.88.
 """
 
 import dataclasses
