@@ -7,8 +7,8 @@ A thousand carts are pushed left or right at once, each with a pole to keep upri
 that is cut goes on with every cart where it stood.
 
 Claim, by the equations and limits of Gymnasium's CartPole-v1, where 475 of 500 is called solved: a
-mean return of 499.3 over 1,024 fresh games (mean of seeds 0 to 2, least 498.7), in 14 s of one x86
-server core, imports and compilation included.
+mean return of 499.8 over 1,024 fresh games (mean of seeds 0 to 2, least 499.7), in 13 s of one x86
+server core, imports and compilation included; with `--games 4096` 499.8 (seed 0) in 33 s.
 """
 
 import dataclasses
