@@ -54,8 +54,6 @@ def advantages(
         raise TypeError(f"over must be boolean, true where an episode is over, got {over.dtype}")
     checks.same_shape(rewards=rewards, over=over)
     rewards, values, following = floats(rewards=rewards, values=values, following=following)
-    if rewards.ndim == 0:
-        raise ValueError("rewards has shape (), expected (T, ...): one turn is rewards[None]")
     surprise = rewards + discount * following - values
 
     def back(later: jax.Array, now: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

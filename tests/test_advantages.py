@@ -70,12 +70,7 @@ ONES, NO = np.ones((3, 2)), np.zeros((3, 2), bool)
         ((ONES, ONES, ONES, NO[:2]), {}, ValueError, r"over has shape \(2, 2\)"),
         ((ONES, ONES[:, :1], ONES, NO), {}, ValueError, r"values has shape \(3, 1\)"),
         ((NO, ONES, ONES, NO), {}, TypeError, "rewards must be floating point"),
-        (
-            (np.ones(()),) * 3 + (np.zeros((), bool),),
-            {},
-            ValueError,
-            r"shape \(\), expected \(T, ...\)",
-        ),
+        ((np.ones(()),) * 3 + (np.zeros((), bool),), {}, ValueError, r"write rewards\[None\]"),
         ((ONES, ONES, ONES, NO), {"discount": 1.5}, ValueError, "discount is 1.5"),
         ((ONES, ONES, ONES, NO), {"trace": -0.5}, ValueError, "trace is -0.5"),
     ],
